@@ -1,0 +1,1 @@
+"""Attempts to get plain images back from protected ones."""

@@ -1,0 +1,1 @@
+"""The judgement: measures, floors and reports."""

@@ -1,0 +1,59 @@
+"""The commands: each parses its options, calls one function and prints what came of it."""
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from imageveil.errors import RunError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Hide images from view before a cloud trains on them, and measure what still leaks.",
+)
+
+Data = Annotated[str, typer.Option(help="Image folder, Parquet, or cifar10 | cifar100 | stl10.")]
+Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto | cpu | cuda.")]
+Precision = Annotated[str, typer.Option(help="auto | bf16 | float32.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the preset: key=value.")]
+
+
+@app.command()
+def info(scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file.")]) -> None:
+    """Show what a scheme file holds."""
+    from imageveil.schemes.describe import describe
+
+    print(describe(scheme))
+
+
+@app.command()
+def clear_cache() -> None:
+    """Delete the decoded plain images that training keeps on disk."""
+    from imageveil.images.arrays import clear_cache as clear
+
+    print(f"deleted {clear()}")
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for wrong use, 1 for a run that failed, one sentence for either."""
+    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    try:
+        app()
+    except UsageError as error:
+        print(f"imageveil: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunError as error:
+        print(f"imageveil: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("imageveil: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

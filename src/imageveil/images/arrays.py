@@ -1,0 +1,134 @@
+"""Decode once into a uint8 array on disk, then take batches straight from it.
+
+The cache holds plain pixels. It lies in a folder named `plain-images`, readable by its owner only, and
+`clear_cache` (`imageveil clear-cache`) deletes it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imageveil.errors import RunError, UsageError
+from imageveil.images.sources import Source, open_source
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArrays:
+    """A decoded data set.
+
+    Attributes:
+        name: short name of the data set, as it stands in records.
+        images: uint8 (N, 3, H, W), RGB.
+        labels: int64 (N,), or None where the source has none.
+        classes: class names by label.
+        keys: identity of every image inside its source.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+    classes: list[str]
+    keys: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def require_labels(self) -> Tensor:
+        """Return the labels.
+
+        Raises:
+            UsageError: the source has none.
+        """
+        if self.labels is None:
+            raise UsageError(f"{self.name} has no labels; arrange the images as class/file or use Parquet with 'label'")
+        return self.labels
+
+    def subset(self, indices: Tensor) -> "ImageArrays":
+        """Return the images at `indices`, in that order."""
+        return ImageArrays(
+            name=self.name,
+            images=self.images[indices],
+            labels=None if self.labels is None else self.labels[indices],
+            classes=self.classes,
+            keys=[self.keys[int(i)] for i in indices],
+        )
+
+
+def cache_folder() -> Path:
+    """The folder of the cache: `plain-images` below $IMAGEVEIL_CACHE, or below ~/.cache/imageveil."""
+    root = os.environ.get("IMAGEVEIL_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "imageveil") / "plain-images"
+
+
+def clear_cache() -> Path:
+    """Delete every decoded plain image and return the folder that was deleted."""
+    folder = cache_folder()
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def load_arrays(spec: str, split: str | None = None) -> ImageArrays:
+    """Decode a source, or reuse what an earlier call decoded.
+
+    Args:
+        spec: see `open_source`.
+        split: `train`, `test` or None for everything.
+
+    Raises:
+        UsageError: the source is missing or empty, or its images differ in size.
+        RunError: the cache could not be written.
+    """
+    source = open_source(spec, split)
+    folder = cache_folder() / hashlib.sha256(f"{split} {source.fingerprint()}".encode()).hexdigest()[:24]
+    if not (folder / "meta.json").is_file():
+        _fill(folder, source)
+    meta = json.loads((folder / "meta.json").read_text())
+    images = np.load(folder / "images.npy", mmap_mode="c")
+    labels = np.load(folder / "labels.npy") if meta["labelled"] else None
+    return ImageArrays(
+        name=source.name,
+        images=torch.from_numpy(images),
+        labels=None if labels is None else torch.from_numpy(labels),
+        classes=meta["classes"],
+        keys=meta["keys"],
+    )
+
+
+def _fill(folder: Path, source: Source) -> None:
+    """Decode `source` into `folder`; the folder appears only when it is complete."""
+    pixels, labels, keys = [], [], []
+    for record in source:
+        pixels.append(np.asarray(record.image).transpose(2, 0, 1))
+        labels.append(-1 if record.label is None else record.label)
+        keys.append(record.key)
+    if not pixels:
+        raise UsageError(f"{source.name} holds no readable image ({len(source.skipped.reasons)} were skipped)")
+    sizes = {image.shape[1:] for image in pixels}
+    if len(sizes) > 1:
+        some = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)[:3])
+        raise UsageError(f"{source.name} holds images of different sizes ({some}, ...): training needs one size")
+    labelled = min(labels) >= 0
+    classes = source.classes or ([str(i) for i in range(max(labels) + 1)] if labelled else [])
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache_folder().chmod(0o700)
+        temporary.mkdir(mode=0o700)
+        np.save(temporary / "images.npy", np.stack(pixels))
+        np.save(temporary / "labels.npy", np.array(labels, dtype=np.int64))
+        (temporary / "meta.json").write_text(json.dumps({"labelled": labelled, "classes": classes, "keys": keys}))
+        for path in temporary.iterdir():
+            path.chmod(0o600)
+        if not folder.exists():
+            temporary.rename(folder)
+    except OSError as error:
+        raise RunError(f"cannot write the image cache {folder.parent}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

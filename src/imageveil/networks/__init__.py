@@ -1,0 +1,1 @@
+"""Architectures only: no training, no files."""

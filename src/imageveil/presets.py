@@ -1,0 +1,134 @@
+"""Every hyper-parameter of a run as typed values.
+
+A preset is a function that returns a frozen configuration. `paper` follows the paper, `quick` is what two cores do in
+an hour, `demo` in a minute, and `smoke` runs in seconds for tests.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from imageveil.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """How a classifier is trained.
+
+    Attributes:
+        network: `quick`, `vgg13` or `resnet18`.
+        width: factor on the network's widths.
+        epochs: passes over the training images.
+        batch: images a step.
+        optimizer: `muon` (filters by Muon, the rest by SGD) or `sgd`.
+        filter_lr: Muon's step for filters.
+        lr: SGD's learning rate.
+        shift_scale: factor on that rate for the shifts of batch norm, with `muon`.
+        momentum: SGD's Nesterov momentum.
+        weight_decay: SGD's weight decay.
+        schedule: `linear` (to zero), `one-cycle`, or `steps` (divided by 5 at 30, 60 and 80 % of the run).
+        label_smoothing: share of the target spread over all labels.
+        padding: pixels of the random crop.
+        reflect: border of the crop by reflection, else black.
+        averaging: decay of the running average of the weights that is judged; 0 judges the last weights.
+    """
+
+    network: str = "quick"
+    width: float = 1.0
+    epochs: int = 10
+    batch: int = 1000
+    optimizer: str = "muon"
+    filter_lr: float = 0.18
+    lr: float = 0.05
+    shift_scale: float = 16.0
+    momentum: float = 0.85
+    weight_decay: float = 2e-3
+    schedule: str = "linear"
+    label_smoothing: float = 0.2
+    padding: int = 2
+    reflect: bool = True
+    averaging: float = 0.95
+
+
+def classifier_paper() -> ClassifierConfig:
+    """ResNet-18, 200 epochs, the paper's schedule (section 4 of the paper)."""
+    return ClassifierConfig(
+        network="resnet18",
+        epochs=200,
+        batch=128,
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="steps",
+        label_smoothing=0.0,
+        padding=4,
+        reflect=False,
+        averaging=0.0,
+    )
+
+
+def classifier_quick() -> ClassifierConfig:
+    """The recipe every table is made with: a small early-pooling network, a dozen epochs."""
+    return ClassifierConfig()
+
+
+def classifier_theta() -> ClassifierConfig:
+    """h_theta: VGG13 with batch norm on plain images."""
+    return ClassifierConfig(network="vgg13", epochs=9)
+
+
+def classifier_demo() -> ClassifierConfig:
+    """A narrow network for the few hundred photographs of the demo."""
+    return ClassifierConfig(width=0.5, epochs=16, batch=64, padding=4)
+
+
+def classifier_smoke() -> ClassifierConfig:
+    """Seconds, for tests."""
+    return ClassifierConfig(width=0.125, epochs=2, batch=64)
+
+
+CLASSIFIER_PRESETS: dict[str, Callable[[], ClassifierConfig]] = {
+    "paper": classifier_paper,
+    "quick": classifier_quick,
+    "theta": classifier_theta,
+    "demo": classifier_demo,
+    "smoke": classifier_smoke,
+}
+
+
+def choose(presets: Mapping[str, Callable[[], T]], name: str, overrides: list[str] | None = None) -> T:
+    """Return a preset with some values replaced.
+
+    Args:
+        presets: preset functions by name.
+        name: which one.
+        overrides: texts `key=value`, checked against the type of the field.
+
+    Raises:
+        UsageError: unknown preset or key, or a value of the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if name not in presets:
+        raise UsageError(f"unknown preset {name!r}; use one of: {', '.join(presets)}")
+    config = presets[name]()
+    values = asdict(config)  # type: ignore[call-overload]
+    for text in overrides or []:
+        key, equals, value = text.partition("=")
+        if not equals or key not in values:
+            raise UsageError(f"--set {text!r}: expected key=value with one of: {', '.join(values)}")
+        values[key] = value.split(",") if isinstance(values[key], tuple) else value
+    try:
+        return TypeAdapter(type(config)).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--set {place}: {first['msg'].lower()} (got {first['input']!r})") from error
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A configuration as a plain dict."""
+    return asdict(config)

@@ -1,0 +1,88 @@
+"""Result records: one JSON object a file, the only thing that reports and tables read."""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FIELDS = (
+    *("task", "scheme", "data", "network", "adaptation", "augment", "attack", "target", "passed", "void", "threat"),
+    *("preset", "seed", "n", "metrics", "floors", "intervals", "commit", "device", "seconds", "command"),
+)
+
+
+def record(**values: Any) -> dict[str, Any]:
+    """Return a record with every field of the contract; those not given are null."""
+    unknown = set(values) - set(FIELDS)
+    assert not unknown, f"unknown record fields {sorted(unknown)}"
+    base = {"commit": commit(), "device": device_kind(), "command": command()}
+    return {name: values.get(name, base.get(name)) for name in FIELDS}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, with a stable layout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def read_records(root: Path) -> list[dict[str, Any]]:
+    """Read every record below `root`, in the order of the paths."""
+    return [json.loads(path.read_text()) for path in sorted(root.rglob("*.json"))]
+
+
+def commit() -> str:
+    """The commit of the checkout this package runs from, with `+` where files differ, or the version when installed."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+        tracked = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "."],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        from imageveil import __version__
+
+        return f"v{__version__}"
+    return head + ("+" if tracked else "")
+
+
+def device_kind() -> str:
+    """The machine kind: processor, instruction set for bfloat16 and number of threads, or the name of the GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    flags, model = "", platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
+        values = {key.strip(): value.strip() for key, value in lines.items()}
+        model, flags = values.get("model name", model), values.get("flags", "")
+    kind = "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else "float32"
+    return f"{model}, {kind}, {torch.get_num_threads()} threads"
+
+
+def command() -> str:
+    """The command line of this process, with the program's name for its path."""
+    program = Path(sys.argv[0]).name
+    return " ".join(
+        ["imageveil" if program in ("imageveil", "__main__.py") else program, *map(_portable, sys.argv[1:])]
+    )
+
+
+def _portable(argument: str) -> str:
+    """An argument without the folder it was run in or the user's home."""
+    for prefix, short in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
+        if argument.startswith(prefix + "/"):
+            return short + argument[len(prefix) :]
+    return argument

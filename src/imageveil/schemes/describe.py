@@ -1,0 +1,30 @@
+"""What a scheme file holds, in words."""
+
+from typing import Any
+
+from imageveil.schemes.base import public_notice, read_scheme_file, resolve_scheme
+
+
+def describe(name_or_path: str) -> str:
+    """Return the content of a scheme file as lines of text, without any key material.
+
+    Raises:
+        UsageError: there is no such scheme, or the file is damaged.
+    """
+    path, public = resolve_scheme(name_or_path)
+    tensors, name, metadata = read_scheme_file(path)
+    lines = [f"scheme: {name}", f"file: {path.name}, {path.stat().st_size / 1e6:.2f} MB", f"tensors: {len(tensors)}"]
+    lines += _lines(metadata, "")
+    if public:
+        lines.append(public_notice(name_or_path))
+    return "\n".join(lines)
+
+
+def _lines(value: dict[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {item}")
+    return lines

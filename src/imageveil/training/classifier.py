@@ -1,0 +1,274 @@
+"""Training and judging classifiers: h_theta on plain images, and the cloud's networks on protected ones."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.images.augment import crop_and_flip
+from imageveil.networks.resnet import ResNet18
+from imageveil.networks.vgg import VGG13, QuickNet
+from imageveil.presets import ClassifierConfig, as_json
+from imageveil.training.loop import (
+    Device,
+    RunDirectory,
+    average_gradients,
+    epoch_batches,
+    run_steps,
+    step_generator,
+)
+from imageveil.training.optimizers import Muon
+
+WHITENING_IMAGES = 2000
+
+Protect = Callable[[Tensor, list[str], torch.Generator | None], Tensor]
+"""A scheme's `protect` as the trainer calls it: (uint8 images, keys, generator) -> uint8 images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection:
+    """How images are protected on their way into a classifier.
+
+    Attributes:
+        protect: the scheme.
+        live: protect every augmented view anew, as the client of the paper does; otherwise the images are protected
+            once and the cloud augments what it has.
+    """
+
+    protect: Protect
+    live: bool = True
+
+
+def build_classifier(config: ClassifierConfig, classes: int) -> nn.Module:
+    """Make the network a preset names.
+
+    Raises:
+        UsageError: the preset names no known network.
+    """
+    if config.network == "vgg13":
+        return VGG13(classes)
+    if config.network == "resnet18":
+        return ResNet18(classes, width=round(64 * config.width))
+    if config.network == "quick":
+        a, b, c = (round(width * config.width) for width in (64, 256, 256))
+        return QuickNet(classes, widths=(a, b, c))
+    raise UsageError(f"unknown network {config.network!r}; use quick, vgg13 or resnet18")
+
+
+def build_optimizers(network: nn.Module, config: ClassifierConfig) -> list[torch.optim.Optimizer]:
+    """Muon for filters and SGD for the rest, or SGD for everything."""
+    learned = [p for p in network.parameters() if p.requires_grad]
+    sgd: dict[str, Any] = {
+        "lr": config.lr,
+        "momentum": config.momentum,
+        "nesterov": True,
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "sgd":
+        return [torch.optim.SGD(learned, **sgd)]
+    if config.optimizer != "muon":
+        raise UsageError(f"unknown optimizer {config.optimizer!r}; use muon or sgd")
+    shifts = [m.bias for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    others = [p for p in learned if p.ndim != 4 and not any(p is shift for shift in shifts)]
+    # The shifts of batch norm learn much faster than weights (Jordan 2024); their decay per step stays the same.
+    fast = {"lr": config.lr * config.shift_scale, "weight_decay": config.weight_decay / config.shift_scale}
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": shifts, **fast}]
+    return [Muon([p for p in learned if p.ndim == 4], lr=config.filter_lr), torch.optim.SGD(groups, **sgd)]
+
+
+def schedule(name: str, progress: float) -> float:
+    """Factor on the learning rate after a share `progress` of the run.
+
+    Raises:
+        UsageError: the schedule is unknown.
+    """
+    if name == "linear":
+        return 1 - progress
+    if name == "one-cycle":
+        return progress / 0.2 if progress < 0.2 else (1 - progress) / 0.8
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if name == "steps":
+        return 0.2 ** sum(progress >= at for at in (0.3, 0.6, 0.8))
+    raise UsageError(f"unknown schedule {name!r}; use linear, one-cycle, cosine or steps")
+
+
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every learning rate to its initial value times `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor
+
+
+def train_classifier(
+    data: ImageArrays,
+    config: ClassifierConfig,
+    *,
+    seed: int,
+    device: Device,
+    run: RunDirectory | None = None,
+    protection: Protection | None = None,
+    stop_after: int | None = None,
+) -> tuple[nn.Module, dict[str, float]]:
+    """Train a classifier from scratch.
+
+    Args:
+        data: labelled training images.
+        config: network and recipe.
+        seed: decides initial weights, order and augmentation.
+        device: where to train.
+        run: directory to log and resume in.
+        protection: a scheme between augmentation and network; None trains on plain images.
+        stop_after: see `run_steps`.
+
+    Returns:
+        The network whose weights are judged, in eval mode, and `seconds` with the part spent protecting,
+        `protect_seconds`.
+    """
+    labels = data.require_labels()
+    torch.manual_seed(seed)
+    network = build_classifier(config, len(data.classes))
+    count, keys = len(data), data.keys
+    protect_seconds = 0.0
+
+    def protected(images: Tensor, indices: Tensor, generator: torch.Generator | None) -> Tensor:
+        nonlocal protect_seconds
+        assert protection is not None
+        begun = time.monotonic()
+        out = protection.protect(images, [keys[int(i)] for i in indices], generator)
+        protect_seconds += time.monotonic() - begun
+        return out
+
+    images = data.images
+    if protection is not None and not protection.live:
+        parts = torch.split(torch.arange(count), 1000)
+        images = torch.cat([protected(images[part], part, None) for part in parts])
+    if isinstance(network, QuickNet):
+        part = torch.arange(min(WHITENING_IMAGES, count))
+        sample = images[part]
+        if protection is not None and protection.live:
+            sample = protected(sample, part, step_generator(seed, 0, stream=3))
+        network.whiten(sample.float() / 255)
+    network = device.place(network).train()
+    optimizers = build_optimizers(network, config)
+    moving_average = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True) if config.averaging else None
+    batch = min(config.batch, count)
+    total = config.epochs * (count // batch)
+
+    def step_fn(step: int) -> dict[str, Tensor]:
+        indices = epoch_batches(count, batch, seed, step, device)
+        generator = step_generator(seed, step * device.world + device.rank)
+        views = crop_and_flip(images[indices], generator, padding=config.padding, reflect=config.reflect)
+        if protection is not None and protection.live:
+            views = protected(views, indices, generator)
+        set_rates(optimizers, schedule(config.schedule, step / total))
+        with device.autocast():
+            logits = network(device.batch(views)).float()
+        target = labels[indices].to(device.torch)
+        loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(device, network.parameters())
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if average is not None:
+            average.update_parameters(network)
+        return {"loss": loss, "accuracy": (logits.argmax(1) == target).float().mean()}
+
+    def state() -> dict[str, Any]:
+        return {
+            "network": network.state_dict(),
+            "average": average.state_dict() if average is not None else {},
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "protect_seconds": protect_seconds,
+        }
+
+    def restore(saved: dict[str, Any]) -> None:
+        nonlocal protect_seconds
+        network.load_state_dict(saved["network"])
+        if average is not None:
+            average.load_state_dict(saved["average"])
+        for optimizer, content in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
+        protect_seconds = saved["protect_seconds"]
+
+    seconds = run_steps(
+        title=f"{config.network} on {data.name}",
+        total=total,
+        batch=batch,
+        step_fn=step_fn,
+        state=state,
+        restore=restore,
+        run=run,
+        device=device,
+        stop_after=stop_after,
+    )
+    judged = average.module if average is not None else network
+    return judged.eval(), {"seconds": seconds, "protect_seconds": protect_seconds}
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, data: ImageArrays, *, device: Device, protect: Protect | None = None, batch: int = 500
+) -> Tensor:
+    """Return the predicted labels (N,), of protected images when a scheme is given."""
+    network.eval()
+    predictions = []
+    for part in torch.split(torch.arange(len(data)), batch):
+        images = data.images[part]
+        if protect is not None:
+            images = protect(images, [data.keys[int(i)] for i in part], None)
+        with device.autocast():
+            predictions.append(network(device.batch(images)).argmax(1).cpu())
+    return torch.cat(predictions)
+
+
+def accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Share of right predictions."""
+    return float((predictions == labels).float().mean())
+
+
+def save_classifier(path: Path, network: nn.Module, config: ClassifierConfig, classes: list[str]) -> None:
+    """Write the weights in float16 with all that is needed to build the network again."""
+    import json
+
+    tensors = {name: _half(tensor) for name, tensor in network.state_dict().items()}
+    save_file(tensors, path, {"config": json.dumps(as_json(config)), "classes": json.dumps(classes)})
+
+
+def load_classifier(path: Path) -> tuple[nn.Module, list[str]]:
+    """Read what `save_classifier` wrote; the network is in eval mode.
+
+    Raises:
+        UsageError: the file is missing or no classifier.
+    """
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+        config, classes = ClassifierConfig(**json.loads(meta["config"])), json.loads(meta["classes"])
+        network = build_classifier(config, len(classes))
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{path} is not a classifier written by imageveil") from error
+    return network.eval(), classes
+
+
+def _half(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if tensor.is_floating_point() else tensor
