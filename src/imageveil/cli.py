@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,77 @@ Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.
 DeviceName = Annotated[str, typer.Option("--device", help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="auto | bf16 | float32.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the preset: key=value.")]
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")],
+    preset: Annotated[str, typer.Option(help="paper | quick | literal | smoke.")] = "quick",
+    classifier_preset: Annotated[str, typer.Option(help="Recipe of h_theta and of the warm start.")] = "theta",
+    init: Annotated[str | None, typer.Option(help="Continue from this scheme with your own seed and images.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the scheme in records.")] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Learn a transformation network: classifier, preliminary protection, transformation. Resumes."""
+    from imageveil.images.arrays import load_arrays
+    from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
+    from imageveil.training.loop import open_device
+    from imageveil.training.pipeline import train_scheme
+
+    config = choose(TRANSFORMATION_PRESETS, preset, overrides)
+    path = train_scheme(
+        load_arrays(data, "train"),
+        out,
+        preset=preset,
+        config=config,
+        classifier_config=choose(CLASSIFIER_PRESETS, classifier_preset),
+        seed=seed,
+        device=open_device(device, precision=precision),
+        test=load_arrays(data, "test"),
+        init=init,
+        name=name,
+    )
+    print(f"scheme written to {path}; keep it, and the run directory, to yourself")
+
+
+@app.command()
+def classify(
+    data: Data,
+    scheme: Annotated[str | None, typer.Option(help="Shipped name or scheme file; none for plain images.")] = None,
+    preset: Annotated[str, typer.Option(help="paper | quick | theta | demo | smoke.")] = "quick",
+    augment: Annotated[str, typer.Option(help="live: augment, then protect; once: protect, then augment.")] = "live",
+    run: Annotated[Path | None, typer.Option(help="Run directory; the same command continues there.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Train a classifier on plain or protected images and test it."""
+    from imageveil.audit.accuracy import classify as judge
+    from imageveil.images.arrays import load_arrays
+    from imageveil.presets import CLASSIFIER_PRESETS, choose
+    from imageveil.records import write_json
+    from imageveil.schemes import load_scheme
+    from imageveil.training.loop import open_device
+
+    result = judge(
+        load_arrays(data, "train"),
+        load_arrays(data, "test"),
+        config=choose(CLASSIFIER_PRESETS, preset, overrides),
+        preset=preset,
+        scheme=load_scheme(scheme) if scheme is not None else None,
+        augment=augment,
+        seed=seed,
+        device=open_device(device, precision=precision),
+        run_path=run,
+    )
+    if record is not None:
+        write_json(record, result)
 
 
 @app.command()

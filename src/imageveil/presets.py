@@ -99,6 +99,176 @@ CLASSIFIER_PRESETS: dict[str, Callable[[], ClassifierConfig]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreliminaryConfig:
+    """How P is made (Eq. 1 to 3).
+
+    Attributes:
+        eps: largest change of a value, of the [0, 1] range.
+        alpha: step of one iteration.
+        iterations: number of steps.
+        images: how many images, class-balanced, P is made of; 0 for all.
+        batch: images at once.
+    """
+
+    eps: float = 1.0
+    alpha: float = 0.1
+    iterations: int = 50
+    images: int = 2000
+    batch: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformationConfig:
+    """How a transformation network is learned. A weight of zero leaves the term and its networks out.
+
+    Attributes:
+        steps: number of steps.
+        batch: images a step.
+        widths: channels of G_AB, from full resolution down.
+        top_skip: see `UNetConfig`.
+        head: see `UNetConfig`.
+        field: see `UNetConfig`.
+        backward_widths: channels of G_BA.
+        lr: Adam's rate, for all networks.
+        discriminator_lr: Adam's rate for F_A and F_B.
+        constant_rate: keep the rate; otherwise it falls to zero along a cosine.
+        lambda_: weight of the adversarial terms (Eq. 4).
+        discriminator_width: channels of the first layer of F_A and F_B.
+        discriminator_strided: strided layers of F_A and F_B.
+        two_way: also go from P to plain images and back (the second halves of Eq. 4, 6, 8, 9).
+        gamma1: weight of the perceptual distance (Eq. 6), negative to maximise it.
+        margin: no reward for a perceptual distance beyond this; 0 for none, as in the paper.
+        gamma2: weight of h_theta's loss on protected images (Eq. 8).
+        gamma3: weight of the reconstruction error (Eq. 9).
+        joint: weight of the loss of a classifier that learns along on protected images.
+        distil: weight of its distance from a plain classifier's features.
+        viewer: weight of the reward for what a viewer that learns along gets wrong.
+        viewer_bound: no reward beyond this share of the variance.
+        viewer_widths: channels of the viewer.
+        warm_epochs: epochs of training the encoder as a plain classifier first; `joint` and `distil` start from it.
+        rounding: model the 8-bit rounding of protected images as noise.
+        zoom: share of each batch that is shown enlarged two to four times, without its label.
+        padding: pixels of the random crop.
+        preliminary: how P is made; used only by `lambda_`, and by `two_way`.
+    """
+
+    steps: int
+    batch: int = 128
+    widths: tuple[int, ...] = (24, 48, 128, 192)
+    top_skip: bool = True
+    head: str = "sigmoid"
+    field: int = 0
+    backward_widths: tuple[int, ...] = (16, 48, 96)
+    lr: float = 2e-4
+    discriminator_lr: float = 2e-4
+    constant_rate: bool = False
+    lambda_: float = 0.0
+    discriminator_width: int = 32
+    discriminator_strided: int = 2
+    two_way: bool = False
+    gamma1: float = 0.0
+    margin: float = 0.0
+    gamma2: float = 0.0
+    gamma3: float = 0.0
+    joint: float = 0.0
+    distil: float = 0.0
+    viewer: float = 0.0
+    viewer_bound: float = 0.92
+    viewer_widths: tuple[int, ...] = (16, 48, 96)
+    warm_epochs: int = 0
+    rounding: bool = True
+    zoom: float = 0.0
+    padding: int = 2
+    preliminary: PreliminaryConfig = PreliminaryConfig()
+
+
+def transformation_paper() -> TransformationConfig:
+    """The paper's objective and weights, full widths, 5000 steps for each of its epochs' worth of patience."""
+    return TransformationConfig(
+        steps=100_000,
+        batch=64,
+        widths=(64, 128, 256, 512),
+        backward_widths=(64, 128, 256, 512),
+        constant_rate=True,
+        lambda_=0.4,
+        discriminator_width=64,
+        two_way=True,
+        gamma1=-1.0,
+        gamma2=0.4,
+        gamma3=0.9,
+        rounding=False,
+        preliminary=PreliminaryConfig(images=0),
+    )
+
+
+def transformation_literal() -> TransformationConfig:
+    """The paper's objective to the letter in the budget and width of `quick`."""
+    return TransformationConfig(
+        steps=1500,
+        batch=64,
+        backward_widths=(24, 48, 128, 192),
+        constant_rate=True,
+        lambda_=0.4,
+        two_way=True,
+        gamma1=-1.0,
+        gamma2=0.4,
+        gamma3=0.9,
+        rounding=False,
+    )
+
+
+def transformation_quick() -> TransformationConfig:
+    """What is shipped as `gan-cifar10`: hide from a viewer that learns along, keep what a classifier sees."""
+    return TransformationConfig(
+        steps=3000,
+        top_skip=False,
+        head="contrast",
+        field=2,
+        lr=1e-3,
+        gamma3=0.7,
+        joint=1.0,
+        distil=1.0,
+        viewer=1.5,
+        warm_epochs=8,
+        zoom=0.25,
+    )
+
+
+def transformation_smoke() -> TransformationConfig:
+    """Every term at once, in seconds, for tests."""
+    return TransformationConfig(
+        steps=4,
+        batch=8,
+        widths=(4, 8, 8),
+        backward_widths=(4, 8, 8),
+        viewer_widths=(4, 8, 8),
+        head="contrast",
+        field=1,
+        lambda_=0.4,
+        discriminator_width=4,
+        two_way=True,
+        gamma1=-1.0,
+        margin=3.0,
+        gamma2=0.4,
+        gamma3=0.9,
+        joint=1.0,
+        distil=0.1,
+        viewer=1.0,
+        warm_epochs=1,
+        zoom=0.25,
+        preliminary=PreliminaryConfig(iterations=2, images=20, batch=10),
+    )
+
+
+TRANSFORMATION_PRESETS: dict[str, Callable[[], TransformationConfig]] = {
+    "paper": transformation_paper,
+    "quick": transformation_quick,
+    "literal": transformation_literal,
+    "smoke": transformation_smoke,
+}
+
+
 def choose(presets: Mapping[str, Callable[[], T]], name: str, overrides: list[str] | None = None) -> T:
     """Return a preset with some values replaced.
 

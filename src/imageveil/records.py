@@ -50,9 +50,9 @@ def commit() -> str:
             timeout=20,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        from imageveil import __version__
+        from importlib.metadata import version
 
-        return f"v{__version__}"
+        return f"v{version('imageveil')}"
     return head + ("+" if tracked else "")
 
 

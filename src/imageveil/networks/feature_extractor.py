@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 # Mean activation over the 50,000 CIFAR-10 training images; dividing by it puts L_feat on a scale near one.
 # Made by `python benchmarks/feature_scale.py`, which prints it.
-MEAN_ACTIVATION = 1.0
+MEAN_ACTIVATION = 134.6
 
 IMAGENET_MEAN = (123.68, 116.779, 103.939)
 

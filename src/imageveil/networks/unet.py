@@ -123,21 +123,36 @@ class UNet(nn.Module):
         return out[:, :, :height, :width]
 
 
+def opponent_axes() -> Tensor:
+    """An orthonormal basis of colour, (3, 3): luminance (Rec. 601) first, then two axes of equal luminance."""
+    luminance = torch.tensor([0.299, 0.587, 0.114])
+    red_blue = torch.tensor([0.114, 0.0, -0.299])
+    third = torch.linalg.cross(luminance, red_blue)
+    return torch.stack([axis / axis.norm() for axis in (luminance, red_blue, third)])
+
+
 def block_contrast(values: Tensor, *, block: int = 4, deviation: float = 0.2) -> Tensor:
-    """Give every block of every colour the mean 0.5 and the same standard deviation.
+    """Give every block the mean 0.5 and, in luminance and two opponent colours, the same standard deviation.
 
     A block's brightness and contrast are the first things the eye follows; after this they carry nothing.
 
     Args:
-        values: any real (N, C, H, W), H and W multiples of `block`.
+        values: any real (N, 3, H, W) along the opponent axes, H and W multiples of `block`.
         block: side of a block in pixels.
         deviation: standard deviation inside a block before values are clipped to [0, 1].
+
+    Returns:
+        RGB images, float32 (N, 3, H, W) in [0, 1].
     """
     count, channels, height, width = values.shape
     blocks = values.float().reshape(count, channels, height // block, block, width // block, block)
     centred = blocks - blocks.mean(dim=(3, 5), keepdim=True)
     scaled = centred * torch.rsqrt(centred.square().mean(dim=(3, 5), keepdim=True) + 1e-5)
-    return (0.5 + deviation * scaled).reshape(count, channels, height, width).clamp(0, 1)
+    scaled = scaled.reshape(count, channels, height, width)
+    # A 1x1 convolution in float32: autocast would round the colours.
+    with torch.autocast(values.device.type, enabled=False):
+        rgb = F.conv2d(scaled, opponent_axes().T.reshape(3, 3, 1, 1).to(scaled.device))
+    return (0.5 + deviation * rgb).clamp(0, 1)
 
 
 class EncoderClassifier(nn.Module):

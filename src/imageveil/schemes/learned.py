@@ -34,7 +34,7 @@ class LearnedScheme(Scheme):
         """Pixels around a tile that decide its content: the overlap that makes tiles agree with the whole image."""
         # Each level adds its convolutions, on the way down and up, at its own scale; a safe bound.
         levels = len(self.network.config.widths)
-        return (self.network.config.depth + 1) * (2 ** (levels + 1) - 2)
+        return (self.network.config.depth + 1) * ((1 << (levels + 1)) - 2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Differentiable protection of float images (N, 3, H, W) in [0, 1]."""
@@ -48,7 +48,7 @@ class LearnedScheme(Scheme):
         """Protect a uint8 batch; see `Scheme.protect`. Deterministic: ids and generator are not used."""
         parameter = next(self.network.parameters())
         batch = images.to(parameter.device).to(memory_format=torch.channels_last).float() / 255
-        protected = self.network(batch).float()
+        protected: Tensor = self.network(batch).float()
         return (protected * 255).round().clamp(0, 255).to(torch.uint8).contiguous().to(images.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

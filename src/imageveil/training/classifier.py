@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def schedule(name: str, progress: float) -> float:
     raise UsageError(f"unknown schedule {name!r}; use linear, one-cycle, cosine or steps")
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
     """Set every learning rate to its initial value times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -119,6 +119,7 @@ def train_classifier(
     device: Device,
     run: RunDirectory | None = None,
     protection: Protection | None = None,
+    network: nn.Module | None = None,
     stop_after: int | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
     """Train a classifier from scratch.
@@ -130,6 +131,7 @@ def train_classifier(
         device: where to train.
         run: directory to log and resume in.
         protection: a scheme between augmentation and network; None trains on plain images.
+        network: a network to train instead of the one the preset names.
         stop_after: see `run_steps`.
 
     Returns:
@@ -138,7 +140,7 @@ def train_classifier(
     """
     labels = data.require_labels()
     torch.manual_seed(seed)
-    network = build_classifier(config, len(data.classes))
+    network = build_classifier(config, len(data.classes)) if network is None else network
     count, keys = len(data), data.keys
     protect_seconds = 0.0
 

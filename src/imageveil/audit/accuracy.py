@@ -1,0 +1,126 @@
+"""How well a cloud learns from protected images: train a classifier on a data set under a scheme, judge it once."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imageveil.audit.intervals import wilson
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.presets import ClassifierConfig, as_json
+from imageveil.records import record
+from imageveil.schemes import Scheme
+from imageveil.training.classifier import (
+    Protect,
+    Protection,
+    accuracy,
+    load_classifier,
+    predict,
+    save_classifier,
+    train_classifier,
+)
+from imageveil.training.loop import Device, RunDirectory
+
+HELD_BACK = 5000
+"""Training images on which choices are made; the test set is for the final figure."""
+
+
+def scheme_label(scheme: Scheme | None) -> str:
+    """The name of a scheme in records; plain images are `none`."""
+    return "none" if scheme is None else getattr(scheme, "label", scheme.name)
+
+
+def as_protect(scheme: Scheme, device: Device) -> Protect:
+    """A scheme's `protect` on the device and in the precision of a run."""
+    network = getattr(scheme, "network", None)
+    if isinstance(network, torch.nn.Module):
+        device.place(network)
+
+    def protect(images: Tensor, keys: list[str], generator: torch.Generator | None) -> Tensor:
+        with device.autocast():
+            return scheme.protect(images, ids=keys, generator=generator)
+
+    return protect
+
+
+def classify(
+    train: ImageArrays,
+    test: ImageArrays,
+    *,
+    config: ClassifierConfig,
+    preset: str,
+    scheme: Scheme | None,
+    augment: str,
+    seed: int,
+    device: Device,
+    run_path: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train and judge a classifier.
+
+    Args:
+        train: labelled training images, plain; or already protected ones without a scheme.
+        test: images the finished classifier is judged on, once.
+        config: the recipe.
+        preset: its name.
+        scheme: protects training and test images; None for plain ones.
+        augment: `live` (augment, then protect, every epoch anew) or `once` (protect once, then augment).
+        seed: decides every random choice.
+        device: where to train.
+        run_path: run directory; the same call continues where it was stopped.
+        say: takes one line when done.
+
+    Returns:
+        A record of task `classify`.
+
+    Raises:
+        UsageError: no labels, other classes in the test images, or an unknown way of augmenting.
+    """
+    if augment not in ("live", "once"):
+        raise UsageError(f"unknown --augment {augment!r}; use live or once")
+    labels = test.require_labels()
+    if train.classes != test.classes:
+        raise UsageError(f"training and test images of {train.name} have different classes")
+    protect = as_protect(scheme, device) if scheme is not None else None
+    identity = {"data": train.name, "scheme": scheme_label(scheme), "augment": augment, "seed": seed, "n": len(train)}
+    run = RunDirectory(run_path, identity | as_json(config), device) if run_path is not None else None
+    weights = run_path / "classifier.safetensors" if run_path is not None else None
+    if run is not None and run.results is not None and weights is not None and weights.is_file():
+        timing, network = run.results, load_classifier(weights)[0]
+        network = device.place(network)
+    else:
+        network, timing = train_classifier(
+            train,
+            config,
+            seed=seed,
+            device=device,
+            run=run,
+            protection=Protection(protect=protect, live=augment == "live") if protect is not None else None,
+        )
+        if weights is not None and device.rank == 0:
+            save_classifier(weights, network, config, train.classes)
+    begun = time.monotonic()
+    right = accuracy(predict(network, test, device=device, protect=protect), labels)
+    if run is not None:
+        run.finish({**timing, "accuracy": right, "predict_seconds": time.monotonic() - begun})
+    low, high = wilson(round(right * len(test)), len(test))
+    share = timing["protect_seconds"] / timing["seconds"] if scheme is not None else 0.0
+    say(f"{scheme_label(scheme)} on {train.name}: accuracy {right:.4f} [{low:.4f}, {high:.4f}], n {len(test)}")
+    return record(
+        task="classify",
+        scheme=scheme_label(scheme),
+        data=train.name,
+        network=config.network,
+        adaptation=False,
+        augment=augment,
+        preset=preset,
+        seed=seed,
+        n=len(test),
+        metrics={"accuracy": right, "share_of_time_protecting": share},
+        intervals={"accuracy": [low, high]},
+        seconds=round(timing["seconds"], 1),
+    )

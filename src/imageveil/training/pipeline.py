@@ -1,0 +1,198 @@
+"""`imageveil train`: the three steps to a scheme, each in its own run directory, each resumable.
+
+(a) h_theta, a classifier of plain images; (b) P, the preliminary protected images; (c) the transformation network.
+A preset that starts warm has a fourth: the encoder, trained as a plain classifier.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.networks.unet import EncoderClassifier, UNetConfig
+from imageveil.presets import ClassifierConfig, TransformationConfig, as_json
+from imageveil.schemes.base import resolve_scheme
+from imageveil.schemes.learned import LearnedScheme
+from imageveil.training.classifier import accuracy, load_classifier, predict, save_classifier, train_classifier
+from imageveil.training.loop import Device, RunDirectory
+from imageveil.training.preliminary import preliminary_protection
+from imageveil.training.transformation import Ingredients, train_transformation
+
+
+def train_scheme(
+    data: ImageArrays,
+    out: Path,
+    *,
+    preset: str,
+    config: TransformationConfig,
+    classifier_config: ClassifierConfig,
+    seed: int,
+    device: Device,
+    test: ImageArrays | None = None,
+    init: str | None = None,
+    name: str | None = None,
+) -> Path:
+    """Learn a transformation network and write it as a scheme file.
+
+    Args:
+        data: training images.
+        out: run directory of the whole; the steps have sub-directories. The same call continues where it was stopped.
+        preset: name of the preset, for the scheme's metadata.
+        config: how the transformation is learned.
+        classifier_config: how h_theta is learned, and with how many images a step the warm encoder.
+        seed: decides every random choice.
+        device: where to train.
+        test: held-out images for the classifiers' accuracy in the results.
+        init: scheme to continue from, instead of starting warm.
+        name: what to call the scheme in records; by default the name of `out`.
+
+    Returns:
+        The scheme file, `out/scheme.safetensors`, readable by its owner only.
+
+    Raises:
+        UsageError: labels are missing where the preset needs them, or `init` is not a learned scheme.
+    """
+    start = _start_from(init) if init is not None else None
+    if start is not None:
+        shape = start.network.config
+        config = replace(config, widths=shape.widths, head=shape.head, top_skip=shape.top_skip, field=shape.field)
+    summary: dict[str, Any] = {"data": data.name, "images": len(data), "preset": preset, "seed": seed, "init": init}
+    common = {"data": data.name, "images": len(data), "seed": seed}
+    classifier = preliminary = origin = encoder = None
+    if config.gamma2 or config.lambda_ or config.two_way:
+        classifier, summary["classifier"] = _classifier_step(
+            data, out / "classifier", classifier_config, common, seed=seed, device=device, test=test, network=None
+        )
+    if config.lambda_ or config.two_way:
+        assert classifier is not None
+        preliminary, origin, summary["preliminary"] = _preliminary_step(
+            data, out / "preliminary", config, classifier, common, seed=seed, device=device
+        )
+    if config.warm_epochs or config.distil:
+        torch.manual_seed(seed)
+        plain = EncoderClassifier(UNetConfig(widths=config.widths, field=config.field), max(len(data.classes), 1))
+        recipe = replace(classifier_config, network="encoder", epochs=max(config.warm_epochs, 1))
+        network, summary["encoder"] = _classifier_step(
+            data, out / "encoder", recipe, common, seed=seed, device=device, test=test, network=plain
+        )
+        assert isinstance(network, EncoderClassifier)
+        encoder = network
+    ingredients = Ingredients(
+        data=data,
+        classifier=classifier,
+        preliminary=preliminary,
+        origin=origin,
+        encoder=encoder,
+        start=start.network if start is not None else None,
+    )
+    run = RunDirectory(out / "transformation", common | as_json(config) | {"init": init}, device)
+    path = out / "scheme.safetensors"
+    if run.results is None or not path.is_file():
+        trainer, seconds = train_transformation(ingredients, config, seed=seed, device=device, run=run)
+        last = _last_metrics(out / "transformation")
+        summary["transformation"] = {"steps": config.steps, "seconds": round(seconds), **last}
+        summary["config"] = as_json(config)
+        network = trainer.networks["forward"]
+        if device.rank == 0:
+            LearnedScheme(network, training=summary, label=name or out.name).save(path)  # type: ignore[arg-type]
+            if "backward" in trainer.networks:
+                # G_BA undoes the scheme: it stays here and never enters a scheme file.
+                save_file(_plain_state(trainer.networks["backward"]), out / "inverse.safetensors")
+                (out / "inverse.safetensors").chmod(0o600)
+        run.finish(summary["transformation"])
+    return path
+
+
+def _start_from(init: str) -> LearnedScheme:
+    from imageveil.schemes.base import read_scheme_file
+
+    path, _ = resolve_scheme(init)
+    tensors, kind, metadata = read_scheme_file(path)
+    if kind != LearnedScheme.name:
+        raise UsageError(f"--init {init}: only a learned scheme can be continued from, this one is {kind!r}")
+    return LearnedScheme.from_state(tensors, metadata)
+
+
+def _classifier_step(
+    data: ImageArrays,
+    folder: Path,
+    config: ClassifierConfig,
+    common: dict[str, Any],
+    *,
+    seed: int,
+    device: Device,
+    test: ImageArrays | None,
+    network: nn.Module | None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train h_theta or the encoder, or load it when its run is finished."""
+    run = RunDirectory(folder, common | as_json(config), device)
+    weights = folder / "classifier.safetensors"
+    if run.results is not None and weights.is_file():
+        if network is None:
+            return load_classifier(weights)[0], run.results
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+        return network.eval(), run.results
+    trained, timing = train_classifier(data, config, seed=seed, device=device, run=run, network=network)
+    results: dict[str, Any] = {"epochs": config.epochs, "seconds": round(timing["seconds"])}
+    if test is not None:
+        results["accuracy"] = accuracy(predict(trained, test, device=device), test.require_labels())
+    if device.rank == 0:
+        save_classifier(weights, trained, config, data.classes)
+    run.finish(results)
+    return trained, results
+
+
+def _preliminary_step(
+    data: ImageArrays,
+    folder: Path,
+    config: TransformationConfig,
+    classifier: nn.Module,
+    common: dict[str, Any],
+    *,
+    seed: int,
+    device: Device,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Make P from the first images of every class, or load it."""
+    run = RunDirectory(folder, common | as_json(config.preliminary), device)
+    path = folder / "protected.safetensors"
+    if run.results is None or not path.is_file():
+        origin = balanced_subset(data.require_labels(), config.preliminary.images)
+        protected, share = preliminary_protection(
+            classifier, data.subset(origin), config.preliminary, seed=seed, device=device
+        )
+        if device.rank == 0:
+            save_file({"protected": protected, "origin": origin}, path)
+        run.finish({"images": len(origin), "classified_right": share})
+        return protected, origin, {"images": len(origin), "classified_right": share}
+    saved = load_file(path)
+    return saved["protected"], saved["origin"], run.results
+
+
+def balanced_subset(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the first `count` images with every class as often as any other, in order; 0 takes all."""
+    if not count or count >= len(labels):
+        return torch.arange(len(labels))
+    classes = torch.unique(labels)
+    each = -(-count // len(classes))
+    picked = torch.cat([(labels == label).nonzero().flatten()[:each] for label in classes])
+    return picked.sort().values
+
+
+def _plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _last_metrics(folder: Path) -> dict[str, Any]:
+    """The last logged line of a run, rounded."""
+    import json
+
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if not lines:
+        return {}
+    return {k: round(v, 4) for k, v in json.loads(lines[-1]).items() if k not in ("step", "seconds")}

@@ -1,0 +1,253 @@
+"""Trainers: the same seed gives the same numbers, a resumed run equals an uninterrupted one, processes agree."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imageveil.errors import RunError, UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.networks.unet import block_contrast
+from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
+from imageveil.schemes import load_scheme
+from imageveil.training import loop
+from imageveil.training.classifier import build_classifier, load_classifier, save_classifier, schedule, train_classifier
+from imageveil.training.loop import Device, RunDirectory, epoch_batches, flatten_state, run_steps, unflatten_state
+from imageveil.training.optimizers import orthogonalise
+from imageveil.training.pipeline import balanced_subset, train_scheme
+from imageveil.training.preliminary import preliminary_protection
+
+CPU = Device(torch=torch.device("cpu"), bf16=False)
+CLASSIFIER = replace(CLASSIFIER_PRESETS["smoke"](), epochs=2, batch=32)
+TRANSFORMATION = TRANSFORMATION_PRESETS["smoke"]()
+
+
+@pytest.fixture
+def data(tiles) -> ImageArrays:
+    """The squares of the astronaut, labelled by the quarter of the photograph they come from."""
+    row, column = torch.arange(256) // 16, torch.arange(256) % 16
+    labels = 2 * (row // 8) + column // 8
+    keys = [f"{index:03d}" for index in range(256)]
+    return ImageArrays(name="quarters", images=tiles, labels=labels, classes=["a", "b", "c", "d"], keys=keys)
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in network.state_dict().values()])
+
+
+def test_classifier_learns_and_a_seed_decides_everything(data):
+    first, _ = train_classifier(data, replace(CLASSIFIER, epochs=4), seed=1, device=CPU)
+    again, _ = train_classifier(data, replace(CLASSIFIER, epochs=4), seed=1, device=CPU)
+    other, _ = train_classifier(data, replace(CLASSIFIER, epochs=4), seed=2, device=CPU)
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+    right = (first(data.images.float() / 255).argmax(1) == data.labels).float().mean()
+    assert right > 0.4  # chance is 0.25
+
+
+def test_resumed_classifier_equals_an_uninterrupted_one(data, tmp_path):
+    whole, _ = train_classifier(data, CLASSIFIER, seed=0, device=CPU)
+    run = RunDirectory(tmp_path / "run", {}, CPU)
+    train_classifier(data, CLASSIFIER, seed=0, device=CPU, run=run, stop_after=5)
+    assert (tmp_path / "run" / "checkpoint" / "state.safetensors").is_file()
+    resumed, _ = train_classifier(data, CLASSIFIER, seed=0, device=CPU, run=RunDirectory(tmp_path / "run", {}, CPU))
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
+    def train(out, **options):
+        return train_scheme(
+            data,
+            out,
+            preset="smoke",
+            config=TRANSFORMATION,
+            classifier_config=CLASSIFIER,
+            seed=0,
+            device=CPU,
+            **options,
+        )
+
+    whole = train(tmp_path / "whole", test=data)
+    interrupted = train(tmp_path / "interrupted", test=data)
+    (tmp_path / "interrupted" / "scheme.safetensors").unlink()
+    again = train(tmp_path / "interrupted", test=data)  # classifier, P and encoder are reused, the last step is redone
+    images = data.images[:16]
+    protected = load_scheme(whole).protect(images)
+    assert torch.equal(protected, load_scheme(interrupted).protect(images))
+    assert torch.equal(protected, load_scheme(again).protect(images))
+    assert protected.shape == images.shape and not torch.equal(protected, images)
+    summary = load_scheme(whole).training
+    assert summary["data"] == "quarters" and summary["transformation"]["steps"] == TRANSFORMATION.steps
+    # The inverse generator stays in the run directory.
+    assert (tmp_path / "whole" / "inverse.safetensors").stat().st_mode & 0o077 == 0
+    assert not any("backward" in name for name in load_scheme(whole).state()[0])
+    # An owner's own scheme starts from another one and becomes different.
+    own = train(tmp_path / "own", init=str(whole))
+    assert not torch.equal(load_scheme(own).protect(images), protected)
+
+
+def test_preliminary_protection_makes_the_classifier_certain(data):
+    network, _ = train_classifier(data, CLASSIFIER, seed=0, device=CPU)
+    config = replace(TRANSFORMATION.preliminary, iterations=20, eps=1.0, alpha=0.1)
+    few = data.subset(balanced_subset(data.labels, 32))
+    protected, share = preliminary_protection(network, few, config, seed=0, device=CPU)
+    assert share == 1.0
+    assert protected.dtype == torch.uint8 and protected.shape == few.images.shape
+    small, _ = preliminary_protection(network, few, replace(config, eps=0.1), seed=0, device=CPU)
+    assert (small.int() - few.images.int()).abs().max() <= 26  # 0.1 of the range, and rounding
+
+
+def test_balanced_subset_takes_every_class_as_often(data):
+    picked = balanced_subset(data.labels, 40)
+    assert torch.bincount(data.labels[picked]).tolist() == [10, 10, 10, 10]
+    assert torch.equal(picked, picked.sort().values)
+
+
+def test_block_contrast_leaves_no_brightness_and_no_contrast(tiles):
+    out = block_contrast(tiles[:8].float(), deviation=0.1)
+    blocks = out.unfold(2, 4, 4).unfold(3, 4, 4)
+    assert torch.allclose(blocks.mean(dim=(4, 5)), torch.tensor(0.5), atol=1e-3)
+    luminance = (out * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1)
+    spread = luminance.unfold(1, 4, 4).unfold(2, 4, 4).std(dim=(3, 4), correction=0)
+    assert torch.allclose(spread, spread.mean(), rtol=0.05)
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
+def test_orthogonalise_brings_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrix, steps=5).float())
+    assert values.max() < 1.3 and values.median() > 0.6
+
+
+def test_epochs_visit_every_image_once_and_processes_share_them():
+    two = [Device(torch=CPU.torch, bf16=False, rank=rank, world=2) for rank in range(2)]
+    seen = torch.cat([epoch_batches(60, 20, 0, step, device) for step in range(3) for device in two])
+    assert torch.equal(seen.sort().values, torch.arange(60))
+    alone = epoch_batches(60, 20, 0, 1, CPU)
+    assert torch.equal(alone.sort().values, torch.cat([epoch_batches(60, 20, 0, 1, d) for d in two]).sort().values)
+    assert not torch.equal(epoch_batches(60, 20, 0, 0, CPU), epoch_batches(60, 20, 0, 3, CPU))
+
+
+def test_state_survives_flattening():
+    state = {
+        "a": [torch.arange(3), {"b": 2.5, "c": None}],
+        "optimizer": {0: {"step": torch.tensor(1.0)}},
+        "d": (1, "x"),
+    }
+    tensors, plain = flatten_state(state)
+    back = unflatten_state(tensors, json.loads(json.dumps(plain)))
+    assert torch.equal(back["a"][0], torch.arange(3)) and back["a"][1] == {"b": 2.5, "c": None}
+    assert torch.equal(back["optimizer"][0]["step"], torch.tensor(1.0)) and back["d"] == [1, "x"]
+
+
+def test_run_directory_refuses_other_settings(tmp_path):
+    RunDirectory(tmp_path, {"lr": 1.0}, CPU)
+    with pytest.raises(UsageError, match=r"other settings \(lr\)"):
+        RunDirectory(tmp_path, {"lr": 2.0}, CPU)
+
+
+def test_a_diverged_run_says_so(tmp_path):
+    with pytest.raises(RunError, match="diverged at step 3"):
+        run_steps(
+            title="test", total=3, batch=1, step_fn=lambda step: {"loss": torch.tensor(float("nan"))},
+            state=dict, restore=lambda _: None, run=None, device=CPU,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["quick", "vgg13", "resnet18"])
+def test_classifiers_survive_saving_and_take_larger_images(name, tmp_path, tiles, photograph):
+    torch.manual_seed(0)
+    config = replace(CLASSIFIER, network=name, width=0.25)
+    network = build_classifier(config, 7).eval()
+    save_classifier(tmp_path / "c.safetensors", network, config, list("abcdefg"))
+    again, classes = load_classifier(tmp_path / "c.safetensors")
+    assert classes == list("abcdefg")
+    assert torch.allclose(network(tiles[:4] / 255), again(tiles[:4] / 255), atol=0.02)
+    assert again(photograph[None, :, :96, :96] / 255).shape == (1, 7)
+
+
+def test_schedules_follow_their_definitions():
+    assert [schedule("steps", at) for at in (0.0, 0.3, 0.6, 0.8)] == pytest.approx([1, 0.2, 0.04, 0.008])
+    assert schedule("linear", 0.25) == 0.75 and schedule("cosine", 0.5) == pytest.approx(0.5)
+    assert schedule("one-cycle", 0.1) == 0.5 and schedule("one-cycle", 0.6) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("wrong", ["epochs=many", "nothing=1", "epochs"])
+def test_wrong_overrides_are_one_sentence(wrong):
+    with pytest.raises(UsageError) as error:
+        choose(CLASSIFIER_PRESETS, "quick", [wrong])
+    assert "\n" not in str(error.value) and "--set" in str(error.value)
+
+
+def test_overrides_are_checked_and_converted():
+    config = choose(TRANSFORMATION_PRESETS, "quick", ["widths=8,16,16", "gamma1=-0.5"])
+    assert config.widths == (8, 16, 16) and config.gamma1 == -0.5
+
+
+DISTRIBUTED = """
+import torch
+from imageveil.images.arrays import ImageArrays
+from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS
+from imageveil.training.loop import open_device, average_gradients
+from imageveil.training.transformation import Ingredients, TransformationTrainer
+from dataclasses import replace
+
+torch.set_num_threads(1)
+device = open_device("cpu", precision="float32")
+# Gradients of halves, averaged, are the gradient of the whole.
+model = device.place(torch.nn.Linear(3, 1))
+x = torch.arange(24.0).view(8, 3)
+model(x[device.rank::device.world]).square().mean().backward()
+average_gradients(device, model.parameters())
+whole = torch.nn.Linear(3, 1)
+whole.load_state_dict(model.state_dict())
+whole(x).square().mean().backward()
+assert torch.allclose(model.weight.grad, whole.weight.grad, rtol=1e-4), (model.weight.grad, whole.weight.grad)
+# Two steps of a transformation leave the same weights everywhere.
+images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+data = ImageArrays(name="x", images=images, labels=torch.arange(32) % 4, classes=list("abcd"), keys=[""] * 32)
+config = replace(TRANSFORMATION_PRESETS["smoke"](), gamma1=0.0, gamma2=0.0, lambda_=0.4, two_way=True, distil=0.0)
+given = Ingredients(data=data, preliminary=images.flip(0), origin=torch.arange(31, -1, -1))
+trainer = TransformationTrainer(given, config, seed=device.rank, device=device)
+trainer.seed = 0
+for step in range(2):
+    trainer.step(step)
+mine = torch.cat([p.detach().flatten() for n in trainer.networks.values() for p in n.parameters()])
+all_of_them = [torch.empty_like(mine) for _ in range(device.world)]
+torch.distributed.all_gather(all_of_them, mine)
+assert torch.equal(all_of_them[0], all_of_them[1])
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+print("agreed")
+"""
+
+
+def test_two_processes_agree(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("agreed") == 2
+
+
+def test_bf16_agrees_with_float32_within_a_few_percent(data):
+    torch.manual_seed(0)
+    network = build_classifier(CLASSIFIER, 4).eval()
+    exact = network(data.images[:32].float() / 255)
+    with Device(torch=torch.device("cpu"), bf16=True).autocast():
+        fast = network(data.images[:32].float() / 255).float()
+    assert (fast - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_precision_and_device_names_are_checked():
+    with pytest.raises(UsageError, match="unknown device"):
+        loop.open_device("tpu")
+    with pytest.raises(UsageError, match="unknown precision"):
+        loop.open_device("cpu", precision="int8")
