@@ -44,12 +44,13 @@ def train(
     from imageveil.training.pipeline import train_scheme
 
     config = choose(TRANSFORMATION_PRESETS, preset, overrides)
+    classifier_config = choose(CLASSIFIER_PRESETS, classifier_preset)
     path = train_scheme(
         load_arrays(data, "train"),
         out,
         preset=preset,
         config=config,
-        classifier_config=choose(CLASSIFIER_PRESETS, classifier_preset),
+        classifier_config=classifier_config,
         seed=seed,
         device=open_device(device, precision=precision),
         test=load_arrays(data, "test"),
@@ -80,10 +81,11 @@ def classify(
     from imageveil.schemes import load_scheme
     from imageveil.training.loop import open_device
 
+    config = choose(CLASSIFIER_PRESETS, preset, overrides)
     result = judge(
         load_arrays(data, "train"),
         load_arrays(data, "test"),
-        config=choose(CLASSIFIER_PRESETS, preset, overrides),
+        config=config,
         preset=preset,
         scheme=load_scheme(scheme) if scheme is not None else None,
         augment=augment,

@@ -54,6 +54,11 @@ class Device:
                 dist.broadcast(tensor.data, 0)
         return module
 
+    def wait(self) -> None:
+        """Wait for the other processes, so that what process 0 wrote is there for all."""
+        if self.world > 1:
+            dist.barrier()
+
     def batch(self, images: Tensor) -> Tensor:
         """Move uint8 images here and turn them into float32 in [0, 1], channels last."""
         images = images.to(self.torch, non_blocking=True)

@@ -132,19 +132,21 @@ def _classifier_step(
     """Train h_theta or the encoder, or load it when its run is finished."""
     run = RunDirectory(folder, common | as_json(config), device)
     weights = folder / "classifier.safetensors"
-    if run.results is not None and weights.is_file():
-        if network is None:
-            return load_classifier(weights)[0], run.results
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
-        return network.eval(), run.results
-    trained, timing = train_classifier(data, config, seed=seed, device=device, run=run, network=network)
-    results: dict[str, Any] = {"epochs": config.epochs, "seconds": round(timing["seconds"])}
-    if test is not None:
-        results["accuracy"] = accuracy(predict(trained, test, device=device), test.require_labels())
-    if device.rank == 0:
-        save_classifier(weights, trained, config, data.classes)
-    run.finish(results)
-    return trained, results
+    if run.results is None or not weights.is_file():
+        trained, timing = train_classifier(data, config, seed=seed, device=device, run=run, network=network)
+        results: dict[str, Any] = {"epochs": config.epochs, "seconds": round(timing["seconds"])}
+        if test is not None:
+            results["accuracy"] = accuracy(predict(trained, test, device=device), test.require_labels())
+        if device.rank == 0:
+            save_classifier(weights, trained, config, data.classes)
+        run.finish(results)
+        device.wait()
+    # Read back in either case: the weights are rounded to float16 on disk, and a resumed run must see the same.
+    assert run.results is not None
+    if network is None:
+        return load_classifier(weights)[0], run.results
+    network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    return network.eval(), run.results
 
 
 def _preliminary_step(

@@ -1,0 +1,43 @@
+"""The command line: help is quick to load, errors are one sentence with the right exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "imageveil.cli", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['imageveil', '--help']\n"
+        "from imageveil.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'pyarrow', 'onnx', 'ray', 'skimage', 'torchvision') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("train", "protect", "classify", "info", "demo"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "nowhere.safetensors"], "there is no scheme"),
+        (["classify", "--data", "nowhere"], "does not exist"),
+        (["classify", "--data", "nowhere", "--preset", "huge"], "unknown preset"),
+        (["train", "--data", "nowhere", "--out", "unused"], "does not exist"),
+        (["train", "--data", "nowhere", "--out", "unused", "--set", "steps=many"], "--set steps"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_code_2(arguments, words):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr

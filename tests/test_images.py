@@ -1,0 +1,123 @@
+"""Sources, the array cache and augmentation, on real photographs."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from imageveil.errors import UsageError
+from imageveil.images.arrays import cache_folder, clear_cache, load_arrays
+from imageveil.images.augment import crop_and_flip, zoomed
+from imageveil.images.sources import open_source
+
+
+def picture(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+@pytest.fixture
+def folder(tmp_path, tiles):
+    """Two classes of four images, one file that is no image and one that only claims to be."""
+    for index in range(8):
+        path = tmp_path / "set" / ("cat" if index % 2 else "ant") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(tiles[index]).save(path)
+    (tmp_path / "set" / "ant" / "notes.txt").write_text("no image")
+    (tmp_path / "set" / "cat" / "broken.png").write_bytes(b"\x89PNG not really")
+    return tmp_path / "set"
+
+
+def test_folder_is_read_in_order_with_labels_and_reasons(folder, tiles):
+    source = open_source(str(folder))
+    records = list(source)
+    assert [record.key for record in records] == [f"ant/{i}.png" for i in (0, 2, 4, 6)] + [
+        f"cat/{i}.png" for i in (1, 3, 5, 7)
+    ]
+    assert [record.label for record in records] == [0] * 4 + [1] * 4 and source.classes == ["ant", "cat"]
+    assert list(source.skipped.reasons) == ["cat/broken.png"]
+    assert np.array_equal(np.asarray(records[1].image).transpose(2, 0, 1), tiles[2].numpy())
+
+
+def test_parquet_in_the_hugging_face_layout(tmp_path, tiles):
+    cells = []
+    for index in range(5):
+        buffer = io.BytesIO()
+        picture(tiles[index]).save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    features = b'{"info": {"features": {"label": {"names": ["x", "y"], "_type": "ClassLabel"}}}}'
+    table = pa.table({"image": cells, "label": [0, 1, 0, 1, 1]}).replace_schema_metadata({b"huggingface": features})
+    pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    arrays = load_arrays(str(tmp_path), "train")
+    assert arrays.classes == ["x", "y"] and arrays.labels.tolist() == [0, 1, 0, 1, 1]
+    assert torch.equal(arrays.images, tiles[:5])
+    with pytest.raises(UsageError, match="no shards named test"):
+        load_arrays(str(tmp_path), "test")
+
+
+def test_cache_is_private_reused_and_deleted(folder, tiles):
+    first = load_arrays(str(folder))
+    assert len(first) == 8 and first.images.dtype == torch.uint8
+    (entry,) = cache_folder().iterdir()
+    assert cache_folder().name == "plain-images" and cache_folder().stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in entry.iterdir())
+    written = (entry / "images.npy").stat().st_mtime_ns
+    again = load_arrays(str(folder))
+    assert torch.equal(first.images, again.images) and (entry / "images.npy").stat().st_mtime_ns == written
+    picture(tiles[9]).save(folder / "ant" / "9.png")  # a changed source is decoded anew
+    assert len(load_arrays(str(folder))) == 9
+    clear_cache()
+    assert not cache_folder().exists()
+
+
+def test_flat_folder_has_no_labels(tmp_path, tiles):
+    picture(tiles[0]).save(tmp_path / "one.png")
+    arrays = load_arrays(str(tmp_path))
+    with pytest.raises(UsageError, match="has no labels"):
+        arrays.require_labels()
+
+
+def test_bad_sources_are_one_sentence(tmp_path, tiles):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    for spec, words in (("missing", "does not exist"), ("empty", "holds no images"), ("file.txt", "not Parquet")):
+        with pytest.raises(UsageError, match=words) as error:
+            load_arrays(str(tmp_path / spec))
+        assert "\n" not in str(error.value)
+    picture(tiles[0]).save(tmp_path / "empty" / "a.png")
+    picture(tiles[0][:, :20]).save(tmp_path / "empty" / "b.png")
+    with pytest.raises(UsageError, match="different sizes"):
+        load_arrays(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("reflect", [True, False])
+def test_crops_are_crops_of_the_padded_image(tiles, reflect):
+    images, padding = tiles[:20], 3
+    out = crop_and_flip(images, torch.Generator().manual_seed(0), padding=padding, reflect=reflect)
+    mode = "reflect" if reflect else "constant"
+    widths = ((0, 0), (padding, padding), (padding, padding))
+    offsets, mirrors = set(), 0
+    for image, view in zip(images.numpy(), out.numpy(), strict=True):
+        padded = np.pad(image, widths, mode=mode)
+        found = [
+            (row, column, mirrored)
+            for row in range(2 * padding + 1)
+            for column in range(2 * padding + 1)
+            for mirrored in (False, True)
+            if np.array_equal(view[..., ::-1] if mirrored else view, padded[:, row : row + 32, column : column + 32])
+        ]
+        assert found
+        offsets.add(found[0][:2])
+        mirrors += found[0][2]
+    assert len(offsets) > 10 and 3 < mirrors < 17
+
+
+def test_zoom_enlarges_a_window(tiles):
+    images = tiles[:4].float() / 255
+    out = zoomed(images, torch.Generator().manual_seed(1), scale=4)
+    assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1
+    step = (images[..., 1:] - images[..., :-1]).abs().mean()
+    assert (out[..., 1:] - out[..., :-1]).abs().mean() < 0.6 * step
