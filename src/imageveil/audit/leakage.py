@@ -55,11 +55,12 @@ def measure(
         raise UsageError(f"leakage is measured on 8-bit images; got {plain.dtype} and {shown.dtype}: round them first")
     shown = metrics.crop_to(shown, plain)
     metrics.check_pair(plain, shown)
+    upright, negative = metrics.ssim_and_of_negative(plain, shown)
     values = {
-        "ssim": metrics.ssim(plain, shown),
+        "ssim": upright,
         "psnr": metrics.psnr(plain, shown),
         "mse_var": metrics.mse_var(plain, shown),
-        "ssim_either_sign": metrics.ssim_either_sign(plain, shown),
+        "ssim_either_sign": torch.maximum(upright, negative),
     }
     if perceptual:
         values["perceptual"] = metrics.perceptual(plain[:PERCEPTUAL_IMAGES], shown[:PERCEPTUAL_IMAGES])

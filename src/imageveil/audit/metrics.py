@@ -49,40 +49,46 @@ def ssim(plain: Tensor, other: Tensor) -> Tensor:
     Raises:
         UsageError: the shapes differ, or a side is shorter than seven pixels.
     """
+    return ssim_and_of_negative(plain, other)[0]
+
+
+def ssim_either_sign(plain: Tensor, other: Tensor) -> Tensor:
+    """The larger SSIM of an image and of its negative: who looks at a negative sees the picture all the same."""
+    return torch.maximum(*ssim_and_of_negative(plain, other))
+
+
+def ssim_and_of_negative(plain: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM of `other` and of its negative (255 - v, or 1 - v for floats) in one pass; see `ssim`."""
     check_pair(plain, other)
     if min(plain.shape[-2:]) < WINDOW:
         raise UsageError(f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, not {tuple(plain.shape[-2:])}")
     parts = zip(plain.split(CHUNK), other.split(CHUNK), strict=True)
-    return torch.cat([_ssim_chunk(as_bytes_scale(x), as_bytes_scale(y)) for x, y in parts])
+    both = [_ssim_chunk(as_bytes_scale(x), as_bytes_scale(y)) for x, y in parts]
+    return torch.cat([of for of, _ in both]), torch.cat([negative for _, negative in both])
 
 
-def _ssim_chunk(x: Tensor, y: Tensor) -> Tensor:
+def _ssim_chunk(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     # Variances do not depend on the origin; taken about mid-grey their float32 differences lose least.
     x, y = x - 127.5, y - 127.5
     mean_x, mean_y = _box(x), _box(y)
     sample = WINDOW**2 / (WINDOW**2 - 1)
     variances = sample * (_box(x * x + y * y) - mean_x * mean_x - mean_y * mean_y)
     covariance = sample * (_box(x * y) - mean_x * mean_y)
-    mean_x, mean_y = mean_x + 127.5, mean_y + 127.5
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    upper = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    lower = (mean_x * mean_x + mean_y * mean_y + c1) * (variances + c2)
-    return (upper / lower).mean(dim=(1, 2, 3))
+    mean_x = mean_x + 127.5
+    found = []
+    # About mid-grey the negative only changes sign.
+    for sign in (1, -1):
+        mean = sign * mean_y + 127.5
+        upper = (2 * mean_x * mean + c1) * (2 * sign * covariance + c2)
+        lower = (mean_x * mean_x + mean * mean + c1) * (variances + c2)
+        found.append((upper / lower).mean(dim=(1, 2, 3)))
+    return found[0], found[1]
 
 
 def _box(values: Tensor) -> Tensor:
     """Mean over every whole 7x7 window, one axis after the other."""
     return F.avg_pool2d(F.avg_pool2d(values, (WINDOW, 1), stride=1), (1, WINDOW), stride=1)
-
-
-def negative(images: Tensor) -> Tensor:
-    """255 - v, or 1 - v for floats."""
-    return 255 - images if images.dtype == torch.uint8 else 1 - images
-
-
-def ssim_either_sign(plain: Tensor, other: Tensor) -> Tensor:
-    """The larger SSIM of an image and of its negative: who looks at a negative sees the picture all the same."""
-    return torch.maximum(ssim(plain, other), ssim(plain, negative(other)))
 
 
 def squared_error(plain: Tensor, other: Tensor) -> Tensor:
