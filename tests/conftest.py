@@ -13,8 +13,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +34,12 @@ def photograph() -> Tensor:
 def tiles(photograph: Tensor) -> Tensor:
     """256 real 32x32 images, uint8 (256, 3, 32, 32): the astronaut cut into squares."""
     return photograph.unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 0, 3, 4).reshape(-1, 3, 32, 32).contiguous()
+
+
+@pytest.fixture(scope="session")
+def faces() -> Tensor:
+    """The 100 faces of scikit-image's LFW subset (25x25, grey) as RGB, uint8 (100, 3, 25, 25)."""
+    from skimage import data
+
+    grey = torch.from_numpy(data.lfw_subset()[:100]).mul(255).round().to(torch.uint8)
+    return grey[:, None].expand(-1, 3, -1, -1).contiguous()

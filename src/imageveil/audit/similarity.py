@@ -1,0 +1,133 @@
+"""What a viewer sees: the measures of an audit, with no attack, on the protected images themselves."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imageveil.audit.floors import floors
+from imageveil.audit.leakage import measure
+from imageveil.audit.reidentification import MATCHERS
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays, load_arrays
+from imageveil.records import record, write_json
+from imageveil.schemes import Scheme, load_scheme
+
+BATCH_PIXELS = 500 * 32 * 32
+FLOOR_KINDS = ("blind", "label_only")
+
+
+def scheme_label(scheme: Scheme) -> str:
+    """What records call a scheme: the label of a learned one, else its name."""
+    return str(getattr(scheme, "label", scheme.name))
+
+
+def protect_all(scheme: Scheme, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+    """Protect many images batch by batch.
+
+    Args:
+        scheme: how.
+        images: uint8 (N, 3, H, W).
+        ids: one identity an image, for schemes that need them.
+
+    Returns:
+        uint8 (N, 3, H, W): what block schemes pad below and to the right is cut off, so that pixels correspond.
+    """
+    size = max(1, BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
+    parts = torch.arange(len(images)).split(size)
+    done = [
+        scheme.protect(images[part], ids=None if ids is None else [ids[int(i)] for i in part])[
+            ..., : images.shape[-2], : images.shape[-1]
+        ]
+        for part in parts
+    ]
+    return torch.cat(done)
+
+
+def similarity(
+    scheme: Scheme, data: ImageArrays, *, reference: ImageArrays | None = None, seed: int = 0, perceptual: bool = True
+) -> dict[str, Any]:
+    """Measure how much of the plain images is left in the protected ones.
+
+    Args:
+        scheme: the scheme that is judged.
+        data: plain images, with labels where re-identification within the class is wanted.
+        reference: other plain images of the same kind for the floors' means; None takes them from `data`.
+        seed: decides candidate sets, resampling and the floors' other images.
+        perceptual: measure the perceptual distance too.
+
+    Returns:
+        A record of the task `similarity`; besides the common names, `metrics` holds figures per matcher.
+    """
+    begun = time.monotonic()
+    protected = protect_all(scheme, data.images, data.keys)
+    leakage = measure(data.images, protected, data.labels, seed=seed, perceptual=perceptual)
+    known = None if reference is None else (reference.images, reference.labels)
+    return record(
+        task="similarity",
+        scheme=scheme_label(scheme),
+        data=data.name,
+        seed=seed,
+        n=len(data),
+        metrics=leakage.metrics,
+        floors=floors(data.images, data.labels, reference=known, seed=seed),
+        intervals=leakage.intervals,
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
+def run_similarity(scheme: str, data: str, *, split: str = "test", out: Path | None = None, seed: int = 0) -> str:
+    """Measure a scheme by name or file on images by name or path; write the record if `out` is given.
+
+    Returns:
+        The figures as lines of text.
+
+    Raises:
+        UsageError: scheme or images are missing, or the images are fewer than two.
+        RunError: a file cannot be written.
+    """
+    opened = load_scheme(scheme)
+    images = load_arrays(data, split)
+    reference = None
+    if split != "train":
+        try:
+            reference = load_arrays(data, "train")
+        except UsageError:
+            print(f"note: {data} has no training images; the floors are made from the judged ones", file=sys.stderr)
+    if reference is not None and reference.images.shape[1:] != images.images.shape[1:]:
+        raise UsageError(f"{data} holds training images of another size than those of {split}; give one size")
+    found = similarity(opened, images, reference=reference, seed=seed)
+    if out is not None:
+        write_json(out, found)
+    return describe(found)
+
+
+def describe(found: dict[str, Any]) -> str:
+    """A similarity record in words: each figure with its interval, its floors and, for re-identification, chance."""
+    metrics, intervals, floor = found["metrics"], found["intervals"], found["floors"]
+    lines = [
+        f"{found['scheme']} on {found['data']}, {found['n']} images",
+        f"{'':12} {'measured':>9} {'95 % interval':>18} {'blind':>8} {'label-only':>11}",
+    ]
+    for name in ("ssim", "psnr", "mse_var", "reid_top1", "reid_within"):
+        if name in metrics:
+            low, high = intervals[name]
+            cells = [f"{floor[kind][name]:.3f}" if name in floor.get(kind, {}) else "" for kind in FLOOR_KINDS]
+            shown = f"{low:.3f} to {high:.3f}"
+            lines.append(f"{name:12} {metrics[name]:9.3f} {shown:>18} {cells[0]:>8} {cells[1]:>11}")
+    lines += [
+        f"{name}: best by {best_matcher(metrics, name)}, among {metrics[f'{name}_candidates']:.0f} candidates, "
+        f"chance {floor['chance'][name]:.3f}"
+        for name in ("reid_top1", "reid_within")
+        if name in metrics
+    ]
+    return "\n".join(lines)
+
+
+def best_matcher(metrics: dict[str, float], name: str) -> str:
+    """Which matcher gave `reid_top1` or `reid_within` in a record's metrics."""
+    return max(MATCHERS, key=lambda matcher: metrics[f"{name}_{matcher}"]).replace("_", " ")
