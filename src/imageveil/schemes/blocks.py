@@ -54,7 +54,7 @@ class PlaceMap:
         Args:
             images: uint8 (N, 3, H, W), with 3 H W bytes an image as many as the map has.
         """
-        flat = images.reshape(len(images), -1)
+        flat = images.flatten(1)
         out = torch.empty_like(flat)
         index, flips = self.index.to(images.device), self.flips.to(images.device)
         for part, target in _parts(flat, out):
@@ -123,7 +123,7 @@ def look_up(images: Tensor, table: Tensor, places: Tensor) -> Tensor:
         table: uint8 (256,).
         places: uint8 (3 H W,), 255 where a byte is replaced and 0 where it stays.
     """
-    flat = images.reshape(len(images), -1)
+    flat = images.flatten(1)
     out = torch.empty_like(flat)
     table, places = table.to(images.device), places.to(images.device)
     for part, target in _parts(flat, out):

@@ -139,8 +139,8 @@ class RandomConvScheme(SecretControl):
             self.weights.append(torch.from_numpy(drawn.astype(np.float32)))
         self.scale, self.shift = torch.ones(3), torch.zeros(3)
         out = self._network(_smooth_samples(master)).transpose(0, 1).flatten(1)
-        # Eight bits hold three standard deviations to either side.
-        self.scale = 255 / (6 * out.std(dim=1))
+        # Eight bits hold four standard deviations to either side: photographs clip in about one value of a hundred.
+        self.scale = 255 / (8 * out.std(dim=1))
         self.shift = 127.5 - out.mean(dim=1) * self.scale
 
     def protect(
@@ -161,12 +161,14 @@ class RandomConvScheme(SecretControl):
 
 
 def _smooth_samples(master: bytes) -> Tensor:
-    """Random colour fields with the coarse and fine structure of photographs, float (64, 3, 32, 32) in [0, 1]."""
+    """Random fields with the scales, contrast and pale colours of photographs, float (64, 3, 32, 32) in [0, 1]."""
     field = torch.zeros(64, 3, 32, 32)
-    for side, weight in ((1, 0.6), (4, 0.5), (16, 0.3)):
-        grain = torch.from_numpy(normals(master, f"random-conv/scale {side}", 64, 3, side, side).astype(np.float32))
-        field += weight * F.interpolate(grain, size=(32, 32), mode="bilinear", align_corners=False)
-    return torch.sigmoid(1.2 * field)
+    for side, weight in ((1, 1.2), (4, 0.9), (16, 0.5)):
+        for colours, share in ((1, 1.0), (3, 0.3)):
+            purpose = f"random-conv/scale {side}, {colours} colours"
+            grain = torch.from_numpy(normals(master, purpose, 64, colours, side, side).astype(np.float32))
+            field += share * weight * F.interpolate(grain, size=(32, 32), mode="bilinear", align_corners=False)
+    return torch.sigmoid(field)
 
 
 class PixelShuffleScheme(PlaceScheme):

@@ -186,7 +186,7 @@ class SharedBlockScheme(PlaceScheme):
         height, width = images.shape[-2:]
         if height * width < LARGE:
             return self._both(height, width)[direction].apply(images)
-        rows = height // self.block
-        strips = images.reshape(-1, 3, rows, self.block, width).transpose(1, 2).reshape(-1, 3, self.block, width)
+        count, rows = len(images), height // self.block
+        strips = images.reshape(count, 3, rows, self.block, width).transpose(1, 2).flatten(0, 1)
         out = self._both(self.block, width)[direction].apply(strips)
-        return out.view(-1, rows, 3, self.block, width).transpose(1, 2).reshape(images.shape)
+        return out.view(count, rows, 3, self.block, width).transpose(1, 2).reshape(images.shape)
