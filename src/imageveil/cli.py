@@ -106,6 +106,44 @@ def info(scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file
 
 
 @app.command()
+def schemes(
+    size: Annotated[int, typer.Option(help="Pixels on the side of the images that key bits are for.")] = 32,
+) -> None:
+    """List all schemes: secret, key bits, whether reversible, what the cloud must change, where published."""
+    from imageveil.schemes.catalogue import scheme_lines
+
+    print("\n".join(scheme_lines(size)))
+
+
+@app.command()
+def keygen(
+    scheme: Annotated[str, typer.Argument(help="Name of a scheme; `imageveil schemes` lists them.")],
+    out: Annotated[str, typer.Argument(help="Key file to write, readable by its owner only.")],
+    block: Annotated[int | None, typer.Option(help="Pixels on a block's side; the scheme's default otherwise.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels on the side of the images, to judge the key space.")] = 32,
+) -> None:
+    """Make a key file. Whoever has it can undo the protection, and without it the owner cannot."""
+    from imageveil.schemes.catalogue import write_key
+
+    made, warning = write_key(scheme, out, block=block, size=size)
+    print(f"{out}: a new {made.name} key")
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+@app.command()
+def reveal(
+    key: Annotated[str, typer.Argument(help="Key file the images were protected with.")],
+    source: Annotated[str, typer.Argument(help="Folder of protected images.")],
+    destination: Annotated[str, typer.Argument(help="Folder for the plain images, as PNG.")],
+) -> None:
+    """Undo a keyed scheme on a folder of protected images."""
+    from imageveil.deploy.reveal import reveal_folder
+
+    print(reveal_folder(key, source, destination))
+
+
+@app.command()
 def clear_cache() -> None:
     """Delete the decoded plain images that training keeps on disk."""
     from imageveil.images.arrays import clear_cache as clear

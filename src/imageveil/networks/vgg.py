@@ -62,13 +62,15 @@ class QuickNet(nn.Module):
 
     Its first layer is not learned: it holds the principal axes of small patches of the training images and their
     negatives (`whiten`), so that training starts from decorrelated inputs, whatever the images look like.
-    Takes float images (N, 3, H, W) in [0, 1], at least 16 pixels on a side.
+    Takes float images (N, 3, H, W) in [0, 1], at least 16 pixels on a side. Behind an adaptation network, whose
+    features change while it learns, that layer is learned too and keeps its width.
 
     Args:
         classes: number of labels.
         widths: channels of the three blocks.
         depth: convolutions a block.
-        logit_scale: factor on the logits, which keeps the loss gentle at the start.
+        inputs: channels of the input; other than 3 for features of an adaptation network.
+        kernel: side of the first layer's patches.
     """
 
     def __init__(
@@ -82,9 +84,9 @@ class QuickNet(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise() if inputs == 3 else nn.Identity()
-        self.whitening = nn.Conv2d(inputs, 2 * inputs * kernel**2, kernel)
-        self.whitening.weight.requires_grad_(False)
-        blocks, previous = [], 2 * inputs * kernel**2
+        blocks, previous = [], 2 * 3 * kernel**2
+        self.whitening = nn.Conv2d(inputs, previous, kernel)
+        self.whitening.weight.requires_grad_(inputs != 3)
         for width in widths:
             blocks.append(ConvBlock(previous, width, depth))
             previous = width

@@ -42,10 +42,18 @@ class Scheme(ABC):
         alignment: a tile of a larger image is protected as the whole image would be only if its offset is a
             multiple of this many pixels.
         public: whether the scheme is shipped with the package, so that anyone can learn to undo it.
+        kind: `key`, `network` or `control`: what the secret is.
+        reversible: whether the owner can undo it exactly.
+        cloud_change: what the cloud has to add to an ordinary classifier.
+        published: where the scheme was published.
     """
 
     name: ClassVar[str]
     needs_ids: ClassVar[bool] = False
+    kind: ClassVar[str] = "network"
+    reversible: ClassVar[bool] = False
+    cloud_change: ClassVar[str] = "nothing"
+    published: ClassVar[str] = "this package"
     alignment: int = 1
     public: bool = False
 

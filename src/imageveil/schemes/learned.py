@@ -22,6 +22,7 @@ class LearnedScheme(Scheme):
     """
 
     name = "learned"
+    published = "Sirichotedumrong and Kiya 2020, arXiv 2006.01342"
 
     def __init__(self, network: UNet, *, training: Mapping[str, Any] | None = None, label: str = "learned") -> None:
         self.network = network.eval()

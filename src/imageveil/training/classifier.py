@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.images.augment import crop_and_flip
+from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
 from imageveil.networks.resnet import ResNet18
 from imageveil.networks.vgg import VGG13, QuickNet
 from imageveil.presets import ClassifierConfig, as_json
@@ -49,19 +50,21 @@ class Protection:
     live: bool = True
 
 
-def build_classifier(config: ClassifierConfig, classes: int) -> nn.Module:
-    """Make the network a preset names.
+def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3) -> nn.Module:
+    """Make the network a preset names, for images or for the `inputs` channels of an adaptation network.
 
     Raises:
-        UsageError: the preset names no known network.
+        UsageError: the preset names no known network, or one that takes images only.
     """
     if config.network == "vgg13":
+        if inputs != 3:
+            raise UsageError("vgg13 takes images only; put the adaptation network in front of quick or resnet18")
         return VGG13(classes)
     if config.network == "resnet18":
-        return ResNet18(classes, width=round(64 * config.width))
+        return ResNet18(classes, width=round(64 * config.width), inputs=inputs)
     if config.network == "quick":
         a, b, c = (round(width * config.width) for width in (64, 256, 256))
-        return QuickNet(classes, widths=(a, b, c))
+        return QuickNet(classes, widths=(a, b, c), inputs=inputs)
     raise UsageError(f"unknown network {config.network!r}; use quick, vgg13 or resnet18")
 
 
@@ -120,6 +123,7 @@ def train_classifier(
     run: RunDirectory | None = None,
     protection: Protection | None = None,
     network: nn.Module | None = None,
+    adaptation: Adaptation | None = None,
     stop_after: int | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
     """Train a classifier from scratch.
@@ -132,6 +136,7 @@ def train_classifier(
         run: directory to log and resume in.
         protection: a scheme between augmentation and network; None trains on plain images.
         network: a network to train instead of the one the preset names.
+        adaptation: a network between protection and classifier (see `build_adaptation`), trained along.
         stop_after: see `run_steps`.
 
     Returns:
@@ -140,7 +145,8 @@ def train_classifier(
     """
     labels = data.require_labels()
     torch.manual_seed(seed)
-    network = build_classifier(config, len(data.classes)) if network is None else network
+    if network is None:
+        network = build_classifier(config, len(data.classes), inputs=3 if adaptation is None else adaptation.channels)
     count, keys = len(data), data.keys
     protect_seconds = 0.0
 
@@ -156,12 +162,14 @@ def train_classifier(
     if protection is not None and not protection.live:
         parts = torch.split(torch.arange(count), 1000)
         images = torch.cat([protected(images[part], part, None) for part in parts])
-    if isinstance(network, QuickNet):
+    if isinstance(network, QuickNet) and adaptation is None:
         part = torch.arange(min(WHITENING_IMAGES, count))
         sample = images[part]
         if protection is not None and protection.live:
             sample = protected(sample, part, step_generator(seed, 0, stream=3))
         network.whiten(sample.float() / 255)
+    if adaptation is not None:
+        network = Adapted(adaptation, network)
     network = device.place(network).train()
     optimizers = build_optimizers(network, config)
     moving_average = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
@@ -180,6 +188,8 @@ def train_classifier(
             logits = network(device.batch(views)).float()
         target = labels[indices].to(device.torch)
         loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+        if adaptation is not None and (extra := adaptation.penalty()) is not None:
+            loss = loss + extra
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(device, network.parameters())
         for optimizer in optimizers:
@@ -247,7 +257,9 @@ def save_classifier(path: Path, network: nn.Module, config: ClassifierConfig, cl
     import json
 
     tensors = {name: _half(tensor) for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, {"config": json.dumps(as_json(config)), "classes": json.dumps(classes)})
+    adaptation = network.adaptation.arguments if isinstance(network, Adapted) else None
+    meta = {"config": as_json(config), "classes": classes, "adaptation": adaptation}
+    save_file(tensors, path, {name: json.dumps(value) for name, value in meta.items()})
 
 
 def load_classifier(path: Path) -> tuple[nn.Module, list[str]]:
@@ -264,7 +276,12 @@ def load_classifier(path: Path) -> tuple[nn.Module, list[str]]:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
         config, classes = ClassifierConfig(**json.loads(meta["config"])), json.loads(meta["classes"])
-        network = build_classifier(config, len(classes))
+        adaptation = (
+            build_adaptation(**described) if (described := json.loads(meta.get("adaptation", "null"))) else None
+        )
+        network = build_classifier(config, len(classes), inputs=3 if adaptation is None else adaptation.channels)
+        if adaptation is not None:
+            network = Adapted(adaptation, network)
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{path} is not a classifier written by imageveil") from error

@@ -1,0 +1,105 @@
+"""The commands keygen, schemes and reveal, on files."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from imageveil.cli import app
+from imageveil.deploy.reveal import reveal_folder, write_key_note
+from imageveil.errors import UsageError
+from imageveil.schemes import SCHEMES, load_scheme
+
+
+def save(path, pixels: torch.Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+
+
+def load(path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+@pytest.fixture
+def protected(photograph, tmp_path):
+    """A function that makes a key and a folder of protected images with what belongs beside it."""
+
+    def make(name: str) -> dict[str, torch.Tensor]:
+        result = CliRunner().invoke(app, ["keygen", name, str(tmp_path / "key")])
+        assert result.exit_code == 0, result.output
+        scheme = load_scheme(tmp_path / "key")
+        plain = {"a/one.png": photograph[:, 50:83, 40:90], "b/two.png": photograph[:, 100:132, 60:92]}
+        (tmp_path / "out.private").mkdir()
+        with (tmp_path / "out.private" / "names.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["protected", "source", "height", "width"])
+            for path, image in plain.items():
+                identity = path.replace(".png", ".jpg")
+                save(tmp_path / "out" / path, scheme.protect(image[None], ids=[identity])[0])
+                table.writerow([path, identity, *image.shape[1:]])
+        write_key_note(tmp_path / "out", scheme)
+        return plain
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["tanaka", "pixel-different", "compressible"])
+def test_reveal_gives_the_plain_images_back(name, protected, tmp_path):
+    plain = protected(name)
+    command = ["reveal", *(str(tmp_path / part) for part in ("key", "out", "plain"))]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "2 images revealed" in result.output
+    for path, image in plain.items():
+        assert torch.equal(load(tmp_path / "plain" / path), image)
+        assert (tmp_path / "plain" / path).stat().st_mode & 0o077 == 0
+
+
+def test_without_a_table_the_padding_stays_and_is_said(protected, tmp_path):
+    plain = protected("tanaka")
+    (tmp_path / "out.private" / "names.csv").unlink()
+    report = reveal_folder(tmp_path / "key", tmp_path / "out", tmp_path / "plain")
+    assert report.count == report.padded == 2 and "padded" in str(report)
+    whole = load(tmp_path / "plain" / "a" / "one.png")
+    assert whole.shape == (3, 36, 52) and torch.equal(whole[:, :33, :50], plain["a/one.png"])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [("tanaka", "fingerprint differs"), ("extended", "is a key of extended"), ("blur", "no key undoes")],
+)
+def test_wrong_keys_are_noticed(other, message, protected, tmp_path):
+    protected("tanaka")
+    SCHEMES[other].generate().save(tmp_path / "other")
+    with pytest.raises(UsageError, match=message):
+        reveal_folder(tmp_path / "other", tmp_path / "out", tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+def test_images_that_do_not_fit_are_named(protected, tmp_path, photograph):
+    protected("tanaka")
+    save(tmp_path / "out" / "a" / "half.png", photograph[:, :33, :33])
+    with pytest.raises(UsageError, match=r"a/half.png: .*whole blocks"):
+        reveal_folder(tmp_path / "key", tmp_path / "out", tmp_path / "plain")
+    with pytest.raises(UsageError, match="no key file"):
+        reveal_folder(tmp_path / "missing", tmp_path / "out", tmp_path / "plain")
+    with pytest.raises(UsageError, match="another destination"):
+        reveal_folder(tmp_path / "key", tmp_path / "out", tmp_path / "out" / "plain")
+
+
+def test_the_list_names_every_scheme():
+    result = CliRunner().invoke(app, ["schemes"])
+    assert result.exit_code == 0
+    assert {line.split()[0] for line in result.output.splitlines()[1:]} == set(SCHEMES)
+
+
+def test_keygen_warns_with_the_number_and_never_overwrites(tmp_path):
+    command = ["keygen", "compressible", str(tmp_path / "key"), "--block", "16"]
+    assert "only 31 key bits" in CliRunner().invoke(app, command).output
+    assert isinstance(CliRunner().invoke(app, command).exception, UsageError)
+    large = CliRunner().invoke(
+        app, ["keygen", "compressible", str(tmp_path / "large"), "--block", "16", "--size", "96"]
+    )
+    assert "warning" not in large.output
