@@ -110,7 +110,7 @@ class ParquetSource:
         if "image" not in schema.names:
             raise UsageError(f"{shards[0]} has no column 'image'; expected the Hugging Face image layout")
         self.labelled = "label" in schema.names
-        self.classes = _class_names(schema.metadata) if self.labelled else None
+        self.classes = class_names(schema.metadata) if self.labelled else None
 
     def fingerprint(self) -> str:
         """Paths, sizes and times of all shards."""
@@ -162,6 +162,10 @@ class NamedSource:
         """Name and split; the files themselves are checked by torchvision."""
         return f"{self.name} {self.split}"
 
+    def targets(self) -> list[int]:
+        """Class index of every image, in the official order."""
+        return [int(label) for label in (self.data.labels if self.name == "stl10" else self.data.targets)]
+
     def __iter__(self) -> Iterator[Record]:
         """Yield all images in the official order."""
         for index in range(len(self.data)):
@@ -204,7 +208,7 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
     return source
 
 
-def _class_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
+def class_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     """Class names from the `huggingface` entry of a Parquet schema, if it has any."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

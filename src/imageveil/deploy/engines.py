@@ -1,0 +1,177 @@
+"""What a transformation network runs on: PyTorch, ONNX Runtime or OpenVINO, all uint8 batch to uint8 batch.
+
+ONNX Runtime and OpenVINO report usage unless told not to. Both are told before they are imported.
+"""
+
+import copy
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from imageveil.errors import UsageError
+from imageveil.networks.unet import UNet, Up
+from imageveil.training.loop import open_device
+
+ENGINES = ("auto", "torch", "onnx", "openvino")
+
+
+class Engine(Protocol):
+    """Runs a network.
+
+    Attributes:
+        name: engine and precision, for example `torch-bf16`.
+    """
+
+    name: str
+
+    def run(self, images: Tensor) -> Tensor:
+        """Protect a batch, uint8 (N, 3, H, W) to the same."""
+        ...
+
+
+class TorchEngine:
+    """Eager PyTorch on a processor or a GPU, batch norm folded into the convolutions."""
+
+    def __init__(self, network: UNet, *, device: str = "auto", precision: str = "auto") -> None:
+        self.device = open_device(device, precision=precision)
+        self.network = self.device.place(fold_batch_norm(network))
+        where = "cuda" if self.device.torch.type == "cuda" else "torch"
+        self.name = f"{where}-{'bf16' if self.device.bf16 else 'float32'}"
+
+    @torch.inference_mode()
+    def run(self, images: Tensor) -> Tensor:
+        """See `Engine.run`."""
+        with self.device.autocast():
+            out = self.network(self.device.batch(images))
+        return out.float().mul_(255).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+
+class OnnxEngine:
+    """ONNX Runtime on the processor, float32."""
+
+    name = "onnx-float32"
+
+    def __init__(self, network: UNet) -> None:
+        from imageveil.deploy.onnx import export_network
+
+        self.cell = network.cell
+        runtime = import_onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        model = export_network(network).SerializeToString()
+        self.session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(self, images: Tensor) -> Tensor:
+        """See `Engine.run`."""
+        return torch.from_numpy(self.session.run(None, {"images": images.contiguous().numpy()})[0])
+
+
+class OpenVinoEngine:
+    """OpenVINO on the processor, in bfloat16 where the processor has it."""
+
+    def __init__(self, network: UNet, *, precision: str = "auto") -> None:
+        from imageveil.deploy.onnx import export_network
+
+        openvino = import_openvino()
+        bf16 = open_device("cpu", precision=precision).bf16
+        self.name = f"openvino-{'bf16' if bf16 else 'float32'}"
+        core = openvino.Core()
+        hints = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all threads on it
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self.model = core.compile_model(core.read_model(export_network(network).SerializeToString()), "CPU", hints)
+
+    def run(self, images: Tensor) -> Tensor:
+        """See `Engine.run`."""
+        return torch.from_numpy(self.model([images.contiguous().numpy()])[0].copy())
+
+
+def open_engine(network: UNet, name: str = "auto", *, device: str = "auto", precision: str = "auto") -> Engine:
+    """Put a network on an engine.
+
+    Args:
+        network: a transformation network.
+        name: `torch`, `onnx`, `openvino`, or `auto` for the fastest that is present.
+        device: `auto`, `cpu` or `cuda`; only PyTorch uses a GPU.
+        precision: `auto`, `bf16` or `float32`.
+
+    Raises:
+        UsageError: the engine is unknown or not installed, or cannot do what is asked.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}; use one of: {', '.join(ENGINES)}")
+    if name == "auto":
+        name = fastest_engine(device)
+    if name == "torch":
+        return TorchEngine(network, device=device, precision=precision)
+    if device == "cuda":
+        raise UsageError(f"--engine {name} runs on the processor only; use --engine torch with --device cuda")
+    if name == "openvino":
+        return OpenVinoEngine(network, precision=precision)
+    if precision == "bf16":
+        raise UsageError("--engine onnx computes in float32 only; use --precision float32")
+    return OnnxEngine(network)
+
+
+def fastest_engine(device: str = "auto") -> str:
+    """The fastest engine that is installed: a GPU first, then OpenVINO, then what is measured to be next."""
+    if device != "cpu" and torch.cuda.is_available():
+        return "torch"
+    exporter = importlib.util.find_spec("onnxscript") is not None
+    if exporter and importlib.util.find_spec("openvino") is not None:
+        return "openvino"
+    bf16 = open_device("cpu").bf16
+    if not bf16 and exporter and importlib.util.find_spec("onnxruntime") is not None:
+        return "onnx"
+    return "torch"
+
+
+def fold_batch_norm(network: UNet) -> UNet:
+    """A copy of the network whose batch norms are folded into the convolutions before them, where they follow one."""
+    network = copy.deepcopy(network).eval()
+    fuse: Callable[[nn.Module, nn.Module], Any] = torch.nn.utils.fuse_conv_bn_eval  # type: ignore[assignment]
+    for module in network.modules():
+        if isinstance(module, Up):
+            module.conv = fuse(module.conv, module.norm)
+            module.norm = nn.Identity()  # type: ignore[assignment]
+        elif isinstance(module, nn.Sequential):
+            for place in range(len(module) - 1):
+                if isinstance(module[place], nn.Conv2d) and isinstance(module[place + 1], nn.BatchNorm2d):
+                    module[place] = fuse(module[place], module[place + 1])
+                    module[place + 1] = nn.Identity()
+    return network
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime with its usage reporting off.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError("--engine onnx needs ONNX Runtime: pip install 'imageveil[onnx]'") from error
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO with its usage reporting off.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise UsageError("--engine openvino needs OpenVINO: pip install 'imageveil[openvino]'") from error
+    return openvino

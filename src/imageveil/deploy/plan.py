@@ -1,0 +1,236 @@
+"""What a run does: every image of the source, its name in the destination, and the units of work.
+
+A unit is a fixed list of images that is protected in the same order and the same batches whenever and wherever it
+runs, so that an interrupted run gives the same bytes as an uninterrupted one.
+"""
+
+import csv
+import hashlib
+import hmac
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from imageveil.deploy.listing import Item, Listing
+from imageveil.errors import RunError, UsageError
+from imageveil.images.sinks import SUFFIX, write_files
+
+NAMES = ("keep", "hash", "index")
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A unit of work.
+
+    Attributes:
+        items: the images.
+        outputs: their paths in the destination, or the column `path` of a shard.
+        shown: what messages and the report call them: by their source, unless names are replaced.
+        digest: changes when an image of the unit changes, comes or goes.
+        shard: name of the Parquet shard to write, or "" when the images become files.
+    """
+
+    items: tuple[Item, ...]
+    outputs: tuple[str, ...]
+    shown: tuple[str, ...]
+    digest: str
+    shard: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the unit writes, relative to the destination."""
+        return (self.shard,) if self.shard else self.outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """When a unit is full: number of images and bytes of their files."""
+
+    images: int
+    bytes: int
+
+
+FILES = Sizes(images=512, bytes=32 * 2**20)
+SHARDS = Sizes(images=2048, bytes=256 * 2**20)
+
+
+def build_units(
+    listing: Listing, outputs: Sequence[str], *, parquet: bool, show_source: bool = True, sizes: Sizes | None = None
+) -> list[Unit]:
+    """Cut the source into units, in its order.
+
+    Args:
+        listing: the source.
+        outputs: one name an image, from `output_names`.
+        parquet: whether a unit becomes a Parquet shard.
+        show_source: whether messages may name the source's images.
+        sizes: when a unit is full; None for the default of the kind.
+    """
+    sizes = sizes or (SHARDS if parquet else FILES)
+    units: list[Unit] = []
+    splits: list[str] = []
+    start, held = 0, 0
+    items = listing.items
+    for stop, item in enumerate(items, 1):
+        held += item.size
+        last = stop == len(items)
+        # Rows of one row group stay together: every unit that needs a row has to read its whole group.
+        ends = last or (items[stop].group != item.group or item.group < 0)
+        full = stop - start >= sizes.images or held >= sizes.bytes
+        if last or (ends and full) or items[stop].split != item.split or items[stop].file_of_rows != item.file_of_rows:
+            chosen = tuple(items[start:stop])
+            named = tuple(outputs[start:stop])
+            shown = tuple(item.key for item in chosen) if show_source else named
+            units.append(Unit(items=chosen, outputs=named, shown=shown, digest=_digest(chosen)))
+            splits.append(item.split or "train")
+            start, held = stop, 0
+    if not parquet:
+        return units
+    shards = []
+    for number, (unit, split) in enumerate(zip(units, splits, strict=True)):
+        place, count = splits[:number].count(split), splits.count(split)
+        shards.append(replace(unit, shard=f"{split}-{place:05d}-of-{count:05d}.parquet"))
+    return shards
+
+
+def output_names(listing: Listing, names: str, *, suffix: str, key: bytes = b"") -> list[str]:
+    """Name every image in the destination, each name once, also where case is not told apart.
+
+    Args:
+        listing: the source.
+        names: `keep` the path, `hash` (keyed), or `index` (position in the source); folders that are classes stay.
+        suffix: ending of the new names.
+        key: secret of `hash`.
+    """
+    plain = [_kept(item, listing) for item in listing.items]
+    if names == "keep":
+        stems = [_without_suffix(name) for name in plain]
+        shared = _repeated(stem.casefold() for stem in stems)
+        # a.jpg and a.png side by side become a.jpg.png and a.png.png.
+        stems = [name if stem.casefold() in shared else stem for name, stem in zip(plain, stems, strict=True)]
+        again = _repeated(stem.casefold() for stem in stems)
+        stems = [f"{stem}~{n}" if stem.casefold() in again else stem for n, stem in enumerate(stems)]
+        return [_shortened(stem) + suffix for stem in stems]
+    out = []
+    for number, item in enumerate(listing.items):
+        if names == "hash":
+            name = hmac.new(
+                key, os.fsencode(f"{item.file_of_rows}\0{item.key}\0{item.row}"), hashlib.sha256
+            ).hexdigest()
+            name = name[:32]
+        else:
+            name = f"{number:07d}"
+        folder = "/".join(part for part in (item.split, _class_folder(item, listing)) if part)
+        out.append(f"{folder}/{name}{suffix}" if folder else f"{name}{suffix}")
+    return out
+
+
+def name_suffix(kind: str) -> str:
+    """Ending of an image format's file names."""
+    return SUFFIX[kind]
+
+
+def plan_digest(units: Iterable[Unit]) -> str:
+    """SHA-256 over the names and sizes of all images, in order."""
+    sha = hashlib.sha256()
+    for unit in units:
+        for item in unit.items:
+            sha.update(json.dumps([item.key, item.row, item.size]).encode())
+    return sha.hexdigest()
+
+
+def private_folder(destination: Path) -> Path:
+    """The folder beside the destination for what its owner keeps: the mapping of names and the key of `hash`."""
+    return destination.with_name(destination.name + ".private")
+
+
+def names_key(destination: Path) -> bytes:
+    """Read the key of hashed names, or draw a new one and keep it, readable by its owner only.
+
+    Raises:
+        RunError: it cannot be read or written.
+        UsageError: the file is no key.
+    """
+    path = private_folder(destination) / "names.key"
+    try:
+        if not path.exists():
+            new = path.with_name(f"names.{secrets.token_hex(8)}.new")
+            _write_private(new, secrets.token_bytes(32).hex().encode() + b"\n")
+            with suppress(FileExistsError):  # another shard was faster: its key counts
+                path.hardlink_to(new)
+            new.unlink()
+        key = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        key = b""
+    except OSError as error:
+        raise RunError(f"cannot use the key of the names {path}: {error.strerror}") from error
+    if len(key) != 32:
+        raise UsageError(f"{path} is not a key of 64 hexadecimal digits; restore it from a copy")
+    return key
+
+
+def write_mapping(destination: Path, listing: Listing, outputs: Sequence[str], *, tag: str) -> Path:
+    """Write `names.csv`, which tells the owner which image became which; readable by its owner only."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["protected", "source"])
+    table.writerows(zip(outputs, (item.key for item in listing.items), strict=True))
+    path = private_folder(destination) / ("names.csv" if tag == "1-of-1" else f"names-{tag}.csv")
+    _write_private(path, text.getvalue().encode(errors="surrogateescape"))
+    return path
+
+
+def _write_private(path: Path, blob: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
+    write_files([(path, blob)], private=True)
+
+
+def _kept(item: Item, listing: Listing) -> str:
+    """The path of an image below the destination, as the source has it."""
+    if not item.file_of_rows:
+        return item.key
+    # A path inside a Parquet file is anybody's text: it must not lead out of the destination.
+    parts = [part for part in PurePosixPath(item.key.replace("\0", "_")).parts if part not in ("/", "..", ".")]
+    folder = [part for part in (item.split, _class_folder(item, listing)) if part]
+    return "/".join([*folder, *(parts[-1:] if folder else parts)]) or f"{item.row:07d}"
+
+
+def _class_folder(item: Item, listing: Listing) -> str:
+    if listing.classes is None or item.label is None or not 0 <= item.label < len(listing.classes):
+        return "" if item.label is None else f"{item.label}"
+    name = listing.classes[item.label].replace("/", "_").replace("\0", "_")
+    return "_" if name in ("", ".", "..") else name
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix else name
+
+
+def _shortened(stem: str) -> str:
+    """The path with a last part that leaves room for an ending."""
+    path = PurePosixPath(stem)
+    raw = os.fsencode(path.name)
+    if len(raw) <= LONGEST_NAME:
+        return stem
+    short = os.fsdecode(raw[: LONGEST_NAME - 17]) + "-" + hashlib.sha256(raw).hexdigest()[:16]
+    return str(path.with_name(short))
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for name in names:
+        (twice if name in seen else seen).add(name)
+    return twice
+
+
+def _digest(items: Sequence[Item]) -> str:
+    return hashlib.sha256(json.dumps([[i.key, i.row, i.size, i.time] for i in items]).encode()).hexdigest()
