@@ -59,7 +59,7 @@ def speed(train: ImageArrays, device: Device, preset: str, out: Path) -> None:
                 begun = time.monotonic()
             with device.autocast():
                 loss = network(images).float().square().mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             network.zero_grad()
             if device.torch.type == "cuda":
                 torch.cuda.synchronize()

@@ -11,6 +11,7 @@ from torch import Tensor
 from imageveil.audit.intervals import wilson
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
+from imageveil.networks.adaptation import build_adaptation
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.records import record
 from imageveil.schemes import Scheme
@@ -24,10 +25,6 @@ from imageveil.training.classifier import (
     train_classifier,
 )
 from imageveil.training.loop import Device, RunDirectory
-
-HELD_BACK = 5000
-"""Training images on which choices are made; the test set is for the final figure."""
-
 
 def scheme_label(scheme: Scheme | None) -> str:
     """The name of a scheme in records; plain images are `none`."""
@@ -55,6 +52,7 @@ def classify(
     preset: str,
     scheme: Scheme | None,
     augment: str,
+    adaptation: bool = False,
     seed: int,
     device: Device,
     run_path: Path | None = None,
@@ -69,6 +67,7 @@ def classify(
         preset: its name.
         scheme: protects training and test images; None for plain ones.
         augment: `live` (augment, then protect, every epoch anew) or `once` (protect once, then augment).
+        adaptation: put the network that was published with the scheme in front of the classifier.
         seed: decides every random choice.
         device: where to train.
         run_path: run directory; the same call continues where it was stopped.
@@ -86,7 +85,13 @@ def classify(
     if train.classes != test.classes:
         raise UsageError(f"training and test images of {train.name} have different classes")
     protect = as_protect(scheme, device) if scheme is not None else None
-    identity = {"data": train.name, "scheme": scheme_label(scheme), "augment": augment, "seed": seed, "n": len(train)}
+    front = None
+    if adaptation:
+        front = build_adaptation(scheme_label(scheme), size=train.images.shape[-1], seed=seed)
+        if front is None:
+            raise UsageError(f"no adaptation network was published with {scheme_label(scheme)}; leave --adaptation out")
+    identity = {"data": train.name, "scheme": scheme_label(scheme), "augment": augment, "adaptation": adaptation}
+    identity |= {"seed": seed, "n": len(train)}
     run = RunDirectory(run_path, identity | as_json(config), device) if run_path is not None else None
     weights = run_path / "classifier.safetensors" if run_path is not None else None
     if run is not None and run.results is not None and weights is not None and weights.is_file():
@@ -100,6 +105,7 @@ def classify(
             device=device,
             run=run,
             protection=Protection(protect=protect, live=augment == "live") if protect is not None else None,
+            adaptation=front,
         )
         if weights is not None and device.rank == 0:
             save_classifier(weights, network, config, train.classes)
@@ -115,7 +121,7 @@ def classify(
         scheme=scheme_label(scheme),
         data=train.name,
         network=config.network,
-        adaptation=False,
+        adaptation=adaptation,
         augment=augment,
         preset=preset,
         seed=seed,
