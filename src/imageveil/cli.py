@@ -145,6 +145,51 @@ def reveal(
     print(reveal_folder(key, source, destination))
 
 
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the two training runs.")] = Path("out/demo"),
+    scheme: Annotated[str, typer.Option(help="Shipped name or scheme file.")] = "gan-cifar10",
+    data: Annotated[str | None, typer.Option(help="Labelled images instead of the ones in the package.")] = None,
+    preset: Annotated[str, typer.Option(help="Recipe of the classifier, as in `classify`.")] = "demo",
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Protect photographs, train on plain and on protected ones, and write a page about it."""
+    from imageveil.deploy.demo import run_demo
+    from imageveil.training.loop import open_device
+
+    chosen = open_device(device, precision=precision)
+    print(f"open {run_demo(out, scheme=scheme, data=data, preset=preset, seed=seed, device=chosen)}")
+
+
+@app.command()
+def similarity(
+    scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train | test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure what protected images still show, without any attack."""
+    from imageveil.audit.similarity import run_similarity
+
+    print(run_similarity(scheme, data, split=split, out=out, seed=seed))
+
+
+@app.command()
+def sheet(
+    scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    split: Annotated[str, typer.Option(help="train | test.")] = "test",
+    images: Annotated[int, typer.Option(help="How many, from the first on.")] = 64,
+) -> None:
+    """Draw images beside their protected selves."""
+    from imageveil.audit.sheets import run_sheet
+
+    print(run_sheet(scheme, data, out=out, split=split, images=images))
+
+
 @app.command()
 def clear_cache() -> None:
     """Delete the decoded plain images that training keeps on disk."""

@@ -82,7 +82,7 @@ def classifier_theta() -> ClassifierConfig:
 
 def classifier_demo() -> ClassifierConfig:
     """A narrow network for the few hundred photographs of the demo."""
-    return ClassifierConfig(width=0.5, epochs=16, batch=64, padding=4)
+    return ClassifierConfig(width=0.25, epochs=10, batch=32, padding=8)
 
 
 def classifier_smoke() -> ClassifierConfig:

@@ -26,10 +26,6 @@ from imageveil.training.classifier import (
 )
 from imageveil.training.loop import Device, RunDirectory
 
-def scheme_label(scheme: Scheme | None) -> str:
-    """The name of a scheme in records; plain images are `none`."""
-    return "none" if scheme is None else getattr(scheme, "label", scheme.name)
-
 
 def as_protect(scheme: Scheme, device: Device) -> Protect:
     """A scheme's `protect` on the device and in the precision of a run."""
@@ -84,13 +80,14 @@ def classify(
     labels = test.require_labels()
     if train.classes != test.classes:
         raise UsageError(f"training and test images of {train.name} have different classes")
+    label = "none" if scheme is None else scheme.label
     protect = as_protect(scheme, device) if scheme is not None else None
     front = None
     if adaptation:
-        front = build_adaptation(scheme_label(scheme), size=train.images.shape[-1], seed=seed)
+        front = build_adaptation(label, size=train.images.shape[-1], seed=seed)
         if front is None:
-            raise UsageError(f"no adaptation network was published with {scheme_label(scheme)}; leave --adaptation out")
-    identity = {"data": train.name, "scheme": scheme_label(scheme), "augment": augment, "adaptation": adaptation}
+            raise UsageError(f"no adaptation network was published with {label}; leave --adaptation out")
+    identity = {"data": train.name, "scheme": label, "augment": augment, "adaptation": adaptation}
     identity |= {"seed": seed, "n": len(train)}
     run = RunDirectory(run_path, identity | as_json(config), device) if run_path is not None else None
     weights = run_path / "classifier.safetensors" if run_path is not None else None
@@ -115,10 +112,10 @@ def classify(
         run.finish({**timing, "accuracy": right, "predict_seconds": time.monotonic() - begun})
     low, high = wilson(round(right * len(test)), len(test))
     share = timing["protect_seconds"] / timing["seconds"] if scheme is not None else 0.0
-    say(f"{scheme_label(scheme)} on {train.name}: accuracy {right:.4f} [{low:.4f}, {high:.4f}], n {len(test)}")
+    say(f"{label} on {train.name}: accuracy {right:.4f} [{low:.4f}, {high:.4f}], n {len(test)}")
     return record(
         task="classify",
-        scheme=scheme_label(scheme),
+        scheme=label,
         data=train.name,
         network=config.network,
         adaptation=adaptation,

@@ -21,11 +21,6 @@ BATCH_PIXELS = 500 * 32 * 32
 FLOOR_KINDS = ("blind", "label_only")
 
 
-def scheme_label(scheme: Scheme) -> str:
-    """What records call a scheme: the label of a learned one, else its name."""
-    return str(getattr(scheme, "label", scheme.name))
-
-
 def protect_all(scheme: Scheme, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
     """Protect many images batch by batch.
 
@@ -69,7 +64,7 @@ def similarity(
     known = None if reference is None else (reference.images, reference.labels)
     return record(
         task="similarity",
-        scheme=scheme_label(scheme),
+        scheme=scheme.label,
         data=data.name,
         seed=seed,
         n=len(data),

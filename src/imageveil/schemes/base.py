@@ -38,6 +38,7 @@ class Scheme(ABC):
 
     Attributes:
         name: the scheme's name in files, records and on the command line.
+        label: what records call the scheme: its name, unless a file says otherwise.
         needs_ids: whether `protect` derives a key from every image's id and refuses without ids.
         alignment: a tile of a larger image is protected as the whole image would be only if its offset is a
             multiple of this many pixels.
@@ -49,6 +50,7 @@ class Scheme(ABC):
     """
 
     name: ClassVar[str]
+    label: str
     needs_ids: ClassVar[bool] = False
     kind: ClassVar[str] = "network"
     reversible: ClassVar[bool] = False
@@ -60,6 +62,7 @@ class Scheme(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
+            cls.label = cls.name
             if SCHEMES.get(cls.name, cls).__qualname__ != cls.__qualname__:
                 raise ValueError(f"two schemes are called {cls.name!r}")
             SCHEMES[cls.name] = cls

@@ -24,6 +24,8 @@ from imageveil.errors import RunError, UsageError
 from imageveil.records import write_json
 
 STEPS_PER_LINE = 50
+# A short run is logged more often, so that its curve has points enough.
+LEAST_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +278,7 @@ def run_steps(
     checkpoint_seconds: float = 120,
     stop_after: int | None = None,
 ) -> float:
-    """Run the steps that are left, with a log line every 50 steps and a checkpoint every two minutes.
+    """Run the steps that are left, with a log line every 50 steps (or less) and a checkpoint every two minutes.
 
     Args:
         title: what is being done, for the progress line.
@@ -297,6 +299,7 @@ def run_steps(
         RunError: a loss is not finite.
     """
     start, spent = 0, 0.0
+    every = max(1, min(STEPS_PER_LINE, total // LEAST_LINES))
     sums: dict[str, Tensor] = {}
     if run is not None and (saved := run.load()) is not None:
         start, spent, content = saved
@@ -310,8 +313,8 @@ def run_steps(
             value = value.detach().float()
             sums[name] = sums[name].to(value.device) + value if name in sums else value
         done = step + 1
-        if done % STEPS_PER_LINE == 0 or done == total:
-            count = (done - 1) % STEPS_PER_LINE + 1
+        if done % every == 0 or done == total:
+            count = (done - 1) % every + 1
             means = {name: float(value) / count for name, value in sums.items()}
             sums = {}
             if not all(map(_finite, means.values())):
