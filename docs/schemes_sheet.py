@@ -34,7 +34,7 @@ def draw(path: Path) -> None:
     schemes = sheet_schemes()
     rows = -(-len(schemes) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (SIDE + GAP) + GAP, rows * (SIDE + LABEL + GAP) + GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=9)
     for place, (name, scheme) in enumerate(schemes.items()):
         x, y = GAP + place % COLUMNS * (SIDE + GAP), GAP + place // COLUMNS * (SIDE + LABEL + GAP)
         out = scheme.protect(photograph, ids=["astronaut"])[0].permute(1, 2, 0).numpy()
