@@ -122,7 +122,7 @@ class ELEAdaptNet(Adaptation):
         hidden = torch.einsum("nbi,boi->nbo", columns, self.filters())
         hidden = F.leaky_relu(self.norm(hidden.flatten(1)).view_as(hidden), 0.2)
         hidden = torch.einsum("nbo,bc->noc", hidden, self.mixing)
-        features = F.pixel_shuffle(hidden.unflatten(2, (self.side, self.side)), self.block)  # type: ignore[no-untyped-call]
+        features = F.pixel_shuffle(hidden.unflatten(2, (self.side, self.side)), self.block)
         if self.training:
             self.smoothness = smoothness(features.float())
         return features

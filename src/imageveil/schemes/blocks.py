@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 """Images are worked on in parts of about this size, which stay in the processor's cache."""
 
 Places = NDArray[np.int64]
@@ -43,6 +43,16 @@ class PlaceMap:
         low, high = self.negated.to(torch.uint8).chunk(2)
         return low * 15 + high * 240
 
+    @cached_property
+    def moves(self) -> bool:
+        """Whether any value changes its place."""
+        return not torch.equal(self.index, torch.arange(len(self.index)))
+
+    @cached_property
+    def negates(self) -> bool:
+        """Whether any value is negated."""
+        return bool(self.negated.any())
+
     def inverse(self) -> "PlaceMap":
         """The map that undoes this one."""
         back = torch.argsort(self.index)
@@ -62,9 +72,12 @@ class PlaceMap:
             if self.halves:
                 low, high = torch.cat([part & 15, part >> 4], dim=1).gather(1, order).chunk(2, dim=1)
                 torch.bitwise_or(low, high << 4, out=target)
-            else:
+            elif self.moves:
                 torch.gather(part, 1, order, out=target)
-            target ^= flips
+            else:
+                target.copy_(part)
+            if self.negates:
+                target ^= flips
         return out.view_as(images)
 
 

@@ -172,7 +172,7 @@ def train_classifier(
         network = Adapted(adaptation, network)
     network = device.place(network).train()
     optimizers = build_optimizers(network, config)
-    moving_average = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
+    moving_average = get_ema_multi_avg_fn(config.averaging)
     average = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True) if config.averaging else None
     batch = min(config.batch, count)
     total = config.epochs * (count // batch)
@@ -190,7 +190,7 @@ def train_classifier(
         loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
         if adaptation is not None and (extra := adaptation.penalty()) is not None:
             loss = loss + extra
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         average_gradients(device, network.parameters())
         for optimizer in optimizers:
             optimizer.step()

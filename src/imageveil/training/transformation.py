@@ -180,7 +180,7 @@ class TransformationTrainer:
                 loss = loss + self._learnable(x, shown, labels, labelled, values)
             if "viewer" in networks:
                 loss = loss + self._hidden(x, shown, values)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         average_gradients(device, iter(self.makers))
         self.optimizers[0].step()
         for optimizer in self.optimizers:
@@ -256,7 +256,7 @@ class TransformationTrainer:
                 for name, real, made in pairs
             ]
         total = torch.stack(losses).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         average_gradients(self.device, (p for name, *_ in pairs for p in self.networks[name].parameters()))
         self.optimizers[1].step()
         self.optimizers[1].zero_grad()
