@@ -10,11 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-from imageveil.deploy.bulk import ProtectOptions, protect_source
-from imageveil.deploy.plan import Sizes
-
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,6 +26,12 @@ def processor_time(pid: int) -> float:
 
 
 def main() -> None:
+    # Imported here and not above: worker processes import this file too, and need no torch.
+    import torch
+
+    from imageveil.deploy.bulk import ProtectOptions, protect_source
+    from imageveil.deploy.plan import Sizes
+
     source, destination, scheme, reference, kills, workers, output = sys.argv[1:]
     torch.set_num_threads(1)
     options = ProtectOptions(
