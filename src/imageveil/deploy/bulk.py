@@ -146,7 +146,8 @@ class Work:
         listing: the source.
         outputs: names in the destination, one an image.
         units: the units of this shard.
-        protector: the scheme on its engine.
+        scheme: the scheme's shipped name or the path of its file.
+        protector: the scheme on its engine; None in the copy that goes to another machine.
         destination: the folder that is written.
         target: how workers write.
         settings: what a continued run must agree in.
@@ -156,14 +157,22 @@ class Work:
     listing: Listing
     outputs: list[str]
     units: list[Unit]
-    protector: Protector
+    scheme: str
+    protector: Protector | None
     destination: Path
     target: Target
     settings: dict[str, Any]
     tag: str
 
 
-def protect_source(source: str, destination: str | os.PathLike[str], scheme: str, options: ProtectOptions) -> Summary:
+def protect_source(
+    source: str,
+    destination: str | os.PathLike[str],
+    scheme: str,
+    options: ProtectOptions,
+    *,
+    protector: Protector | None = None,
+) -> Summary:
     """Protect all images of a source, or those that are still to do.
 
     Args:
@@ -171,12 +180,13 @@ def protect_source(source: str, destination: str | os.PathLike[str], scheme: str
         destination: the folder for protected images.
         scheme: shipped name or scheme file.
         options: how.
+        protector: the scheme on its engine, where it has been opened before; None opens it.
 
     Raises:
         UsageError: something asked for cannot work, or the destination belongs to another scheme or other options.
         RunError: the run failed; the same command continues.
     """
-    work = plan_work(source, destination, scheme, options)
+    work = plan_work(source, destination, scheme, options, protector=protector)
     with open_journal(work, options) as journal:
         units = [unit for unit in work.units if unit.digest not in journal.done]
         if units:
@@ -184,7 +194,14 @@ def protect_source(source: str, destination: str | os.PathLike[str], scheme: str
         return finish_report(work, journal)
 
 
-def plan_work(source: str, destination: str | os.PathLike[str], scheme: str, options: ProtectOptions) -> Work:
+def plan_work(
+    source: str,
+    destination: str | os.PathLike[str],
+    scheme: str,
+    options: ProtectOptions,
+    *,
+    protector: Protector | None = None,
+) -> Work:
     """Check what was asked for and plan it; writes nothing but the key of hashed names.
 
     Raises:
@@ -198,7 +215,7 @@ def plan_work(source: str, destination: str | os.PathLike[str], scheme: str, opt
         raise UsageError(f"{destination} is a file; give a folder for the protected images")
     opened = load_scheme(scheme)
     listing = list_source(source, split=options.split)
-    protector = open_protector(opened, options)
+    protector = protector or open_protector(opened, options)
     parquet = options.output == "parquet" or (options.output == "auto" and listing.kind == "parquet")
     number, shards = options.share
     tag = f"{number}-of-{shards}"
@@ -206,6 +223,7 @@ def plan_work(source: str, destination: str | os.PathLike[str], scheme: str, opt
     outputs = output_names(listing, options.names, suffix=name_suffix(options.format), key=key)
     units = build_units(listing, outputs, parquet=parquet, show_source=options.names == "keep", sizes=options.sizes)
     settings = {
+        "kind": opened.name,
         "scheme": digest(opened.state()[0]),
         "engine": protector.name,
         "output": "parquet" if parquet else "folder",
@@ -220,6 +238,7 @@ def plan_work(source: str, destination: str | os.PathLike[str], scheme: str, opt
         listing=listing,
         outputs=outputs,
         units=units[number - 1 :: shards],
+        scheme=str(Path(scheme).resolve()) if Path(scheme).is_file() and not opened.public else scheme,
         protector=protector,
         destination=target_folder,
         target=Target(folder=None if parquet else target_folder, kind=options.format, quality=options.quality, tag=tag),
@@ -302,6 +321,7 @@ def _run(work: Work, units: Sequence[Unit], journal: Journal, options: ProtectOp
 
         run_units(work, units, options, begin=begin, finish=finish)
         return
+    assert work.protector is not None
     pool = open_pool(workers)
     try:
         pipeline = Pipeline(
@@ -334,8 +354,8 @@ def finish_report(work: Work, journal: Journal) -> Summary:
     total.skipped = dict(sorted({**total.skipped, **folders}.items()))
     report = {
         "imageveil": __version__,
-        "scheme": {"name": work.protector.scheme.name, "sha256": work.settings["scheme"]},
-        "engine": work.protector.name,
+        "scheme": {"name": work.settings["kind"], "sha256": work.settings["scheme"]},
+        "engine": work.settings["engine"],
         "shard": work.tag.replace("-of-", "/"),
         "images": total.images,
         "skipped": total.skipped,

@@ -6,6 +6,7 @@ ONNX Runtime and OpenVINO report usage unless told not to. Both are told before 
 import copy
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -46,7 +47,7 @@ class TorchEngine:
     def run(self, images: Tensor) -> Tensor:
         """See `Engine.run`."""
         with self.device.autocast():
-            out = self.network(self.device.batch(images))
+            out: Tensor = self.network(self.device.batch(images))
         return out.float().mul_(255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
 
@@ -170,6 +171,8 @@ def import_openvino() -> Any:
     Raises:
         UsageError: it is not installed.
     """
+    # Its converter, which is imported along, reports through this package and keeps an identity file for it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:

@@ -138,7 +138,8 @@ class Journal:
                     self.begun.add(entry["begin"])
                     self.outputs.update(entry["outputs"])
                 else:
-                    self.done[entry.pop("done")] = Outcome(**entry)
+                    digest = entry.pop("done")
+                    self.done[digest] = Outcome(**entry)
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{self.path} is damaged; start afresh with --overwrite") from error
             end += len(line)

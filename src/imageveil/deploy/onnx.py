@@ -37,7 +37,8 @@ class Uint8Network(nn.Module):
         columns = torch.arange((width + cell - 1) // cell * cell, device=images.device).clamp(max=width - 1)
         whole = images[:, :, rows][:, :, :, columns].float() / 255
         out = self.network(whole)[:, :, :height, :width].float()
-        return (out * 255).round().clamp(0, 255).to(torch.uint8)
+        rounded: Tensor = (out * 255).round().clamp(0, 255).to(torch.uint8)
+        return rounded
 
 
 def export_network(network: UNet) -> Any:

@@ -60,6 +60,7 @@ class Pipeline:
         self.destination, self.pool, self.depth, self.strict = destination, pool, depth, strict
         self.origin = Origin(kind=listing.kind, root=listing.root)
         self.decoding: deque[tuple[Job, Future[Part]]] = deque()
+        self.shards: list[ShardWriter] = []
         self.writing: deque[tuple[Job, Part, Future[Written]]] = deque()
 
     def run(
@@ -99,9 +100,8 @@ class Pipeline:
                 "if it happens again"
             ) from error
         finally:
-            for job, *_ in (*self.decoding, *self.writing):
-                if job.shard is not None:
-                    job.shard.discard()
+            for shard in self.shards:
+                shard.discard()
 
     def _decode(self, job: Job, start: int) -> None:
         self.decoding.append((job, self.pool.submit(decode_part, self.origin, job.unit.items, start)))
@@ -139,12 +139,14 @@ class Pipeline:
         self.writing.popleft()
         unit = job.unit
         if unit.shard:
-            job.shard = job.shard or ShardWriter(
-                self.destination / unit.shard,
-                classes=self.listing.classes,
-                labelled=self.listing.labelled,
-                tag=self.target.tag,
-            )
+            if job.shard is None:
+                job.shard = ShardWriter(
+                    self.destination / unit.shard,
+                    classes=self.listing.classes,
+                    labelled=self.listing.labelled,
+                    tag=self.target.tag,
+                )
+                self.shards.append(job.shard)
             if blobs:
                 job.shard.write(
                     [(PurePosixPath(unit.outputs[n]).name, blobs[n], unit.items[n].label) for n in sorted(blobs)]
@@ -160,4 +162,5 @@ class Pipeline:
         if job.decoded and not job.unwritten:
             if job.shard is not None:
                 job.shard.close()
+                self.shards.remove(job.shard)
             finish(unit, job.outcome)

@@ -71,24 +71,24 @@ class Protector:
     def _tiled(self, image: np.ndarray, engine: Engine) -> np.ndarray:
         """Protect one large image (H, W, 3) tile by tile."""
         out = np.empty_like(image)
-        border = _rounded_up(int(getattr(self.scheme, "reach", 0)), self.scheme.alignment)
+        reach, alignment = int(getattr(self.scheme, "reach", 0)), self.scheme.alignment
         # A narrow image gets long tiles: the area is what memory has room for.
         rows = min(image.shape[0], self.room.tile)
         columns = self.room.tile**2 // rows
-        for top, bottom, above, below in spans(image.shape[0], rows, border, self.scheme.alignment):
-            for left, right, before, after in spans(image.shape[1], columns, border, self.scheme.alignment):
+        for top, bottom, above, below in spans(image.shape[0], rows, reach, alignment):
+            for left, right, before, after in spans(image.shape[1], columns, reach, alignment):
                 tile = _numpy(engine.run(_tensor(image[None, above:below, before:after])))[0]
                 out[top:bottom, left:right] = tile[top - above : bottom - above, left - before : right - before]
         return out
 
 
-def spans(length: int, tile: int, border: int, alignment: int) -> list[tuple[int, int, int, int]]:
+def spans(length: int, tile: int, reach: int, alignment: int) -> list[tuple[int, int, int, int]]:
     """Cut a side into tiles.
 
     Args:
         length: pixels of the side.
         tile: pixels of a tile with its borders, at least.
-        border: pixels that are read on either side and thrown away, a multiple of `alignment`.
+        reach: pixels that are read on either side, at least, and thrown away.
         alignment: tiles start at multiples of it.
 
     Returns:
@@ -96,15 +96,12 @@ def spans(length: int, tile: int, border: int, alignment: int) -> list[tuple[int
     """
     if length <= tile:
         return [(0, length, 0, length)]
-    core = max(alignment, (tile - 2 * border) // alignment * alignment)
+    before = -(-reach // alignment) * alignment
+    core = max(alignment, (tile - before - reach) // alignment * alignment)
     return [
-        (start, min(start + core, length), max(0, start - border), min(start + core + border, length))
+        (start, min(start + core, length), max(0, start - before), min(start + core + reach, length))
         for start in range(0, length, core)
     ]
-
-
-def _rounded_up(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:

@@ -138,10 +138,12 @@ def _upright_rgb(image: Image.Image) -> Decoded:
     except Exception:  # the orientation may be wrong, the pixels are not
         notes.append("unreadable EXIF data: the orientation was not applied")
     if image.has_transparency_data:
-        notes.append("transparency was laid over white")
         cover = image.convert("RGBA")
+        alpha = cover.getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            notes.append("transparency was laid over white")
         rgb = Image.new("RGB", image.size, "white")
-        rgb.paste(cover, mask=cover.getchannel("A"))
+        rgb.paste(cover, mask=alpha)
     elif image.mode == "F" or image.mode.startswith("I"):
         rgb = Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     elif image.mode == "LAB":
@@ -160,7 +162,8 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
         scaled = values * 255 if values.size and values.max() <= 1 else values
     else:
         scaled = values.astype(np.float64) / 257
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    levels: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

@@ -33,9 +33,12 @@ class LearnedScheme(Scheme):
     @property
     def reach(self) -> int:
         """Pixels around a tile that decide its content: the overlap that makes tiles agree with the whole image."""
-        # Each level adds its convolutions, on the way down and up, at its own scale; a safe bound.
-        levels = len(self.network.config.widths)
-        return (self.network.config.depth + 1) * ((1 << (levels + 1)) - 2)
+        config = self.network.config
+        reach = 1  # the stem
+        for level in range(len(config.widths) - 1):
+            # A convolution and the pooling at this scale, further convolutions at twice it, one more on the way up.
+            reach += (1 << level) * (2 + 2 * (config.depth - 1) + 1)
+        return int(reach + 2 * self.network.cell)  # the head, and whole cells and blocks
 
     def forward(self, images: Tensor) -> Tensor:
         """Differentiable protection of float images (N, 3, H, W) in [0, 1]."""
@@ -49,8 +52,9 @@ class LearnedScheme(Scheme):
         """Protect a uint8 batch; see `Scheme.protect`. Deterministic: ids and generator are not used."""
         parameter = next(self.network.parameters())
         batch = images.to(parameter.device).to(memory_format=torch.channels_last).float() / 255
-        protected: Tensor = self.network(batch).float()
-        return (protected * 255).round().clamp(0, 255).to(torch.uint8).contiguous().to(images.device)
+        protected = self.network(batch).float()
+        rounded: Tensor = (protected * 255).round().clamp(0, 255).to(torch.uint8)
+        return rounded.contiguous().to(images.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights in float16, architecture and training summary."""

@@ -1,0 +1,59 @@
+"""From files of every kind and state to RGB pixels."""
+
+import io
+
+import corpus
+import numpy as np
+import pytest
+from PIL import Image
+
+from imageveil.images.decode import ImageError, decode, decode_file
+
+
+@pytest.fixture(scope="module")
+def photo(photograph) -> Image.Image:
+    return Image.fromarray(photograph[:, 100:300:10, 100:340:10].permute(1, 2, 0).numpy())
+
+
+def test_every_case_decodes_or_says_why_not(photo):
+    cases = corpus.build(photo)
+    assert len(cases) >= 200 and len({case.name for case in cases}) == len(cases)
+    for case in cases:
+        try:
+            decoded = decode_file(io.BytesIO(case.blob), name=case.name)
+        except ImageError as error:
+            assert case.fate != "protected", f"{case.name}: {error}"
+            assert 0 < len(str(error)) < 200 and "\n" not in str(error)
+        else:
+            assert case.fate != "skipped", case.name
+            assert decoded.image.mode == "RGB" and not decoded.image.info
+            assert "frames" not in case.name or decoded.notes
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(photo, orientation):
+    turned = corpus.encoded(photo, "PNG", exif=corpus.exif(orientation))
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's transpositions 0..6 that undo each orientation
+    order = {0: "FLIP_LEFT_RIGHT", 1: "FLIP_TOP_BOTTOM", 2: "ROTATE_90", 3: "ROTATE_180", 4: "ROTATE_270"}
+    order |= {5: "TRANSPOSE", 6: "TRANSVERSE"}
+    expected = photo if orientation == 1 else photo.transpose(Image.Transpose[order[turns[orientation]]])
+    assert np.array_equal(np.asarray(decode(turned)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_grey_is_scaled_not_clipped(photo, mode):
+    deep = decode(corpus.encoded(corpus.in_mode(photo, mode), "TIFF"))
+    assert np.array_equal(np.asarray(deep)[..., 0], np.asarray(photo.convert("L")))
+
+
+def test_transparent_pixels_become_white_whatever_colour_they_hide(photo):
+    hidden = photo.copy()
+    hidden.putalpha(0)
+    assert np.asarray(decode(corpus.encoded(hidden, "PNG"))).min() == 255
+
+
+def test_first_frame_of_an_animation(photo):
+    blob = corpus.encoded(photo, "PNG", save_all=True, append_images=[photo.rotate(90)])
+    decoded = decode_file(io.BytesIO(blob))
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(photo))
+    assert decoded.notes == ("only the first of several pictures was kept",)

@@ -1,0 +1,380 @@
+"""`imageveil protect` from end to end: what is written, what is refused, and what goes wrong."""
+
+import fcntl
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from imageveil.cli import app
+from imageveil.deploy.bulk import ProtectOptions, protect_source
+from imageveil.deploy.plan import Sizes
+from imageveil.errors import RunError, UsageError
+from imageveil.images.sources import open_source
+from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.schemes.base import Scheme
+from imageveil.schemes.learned import LearnedScheme
+
+QUICK = ProtectOptions(workers=0, quiet=True, engine="torch", precision="float32")
+
+
+def quick(**values) -> ProtectOptions:
+    return ProtectOptions(**{"workers": 0, "quiet": True, "engine": "torch", "precision": "float32", **values})
+
+
+@pytest.fixture(scope="session")
+def scheme_file(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    config = UNetConfig(widths=(4, 8, 8), head="contrast", top_skip=False, field=1)
+    path = tmp_path_factory.mktemp("scheme") / "scheme.safetensors"
+    LearnedScheme(UNet(config)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tiles, tmp_path) -> Path:
+    """20 images of 32x32 in two classes."""
+    for number in range(20):
+        path = tmp_path / "plain" / ("cat", "dog")[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiles[number].permute(1, 2, 0).numpy()).save(path)
+    return tmp_path / "plain"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name[0] != "."}
+
+
+def png_chunks(blob: bytes) -> set[bytes]:
+    kinds, place = set(), 8
+    while place < len(blob):
+        (length,) = struct.unpack(">I", blob[place : place + 4])
+        kinds.add(blob[place + 4 : place + 8])
+        place += length + 12
+    assert place == len(blob), "bytes after the last chunk"
+    return kinds
+
+
+def test_the_corpus_is_protected_skipped_and_reported(photograph, tmp_path, scheme_file):
+    photo = Image.fromarray(photograph[:, 100:300:10, 100:340:10].permute(1, 2, 0).numpy())
+    cases = corpus.build(photo)
+    source = tmp_path / "plain"
+    source.mkdir()
+    for case in cases:
+        (source / case.name).write_bytes(case.blob)
+    (source / "linked.png").symlink_to(source / "UPPER.png")
+    (source / "outside").symlink_to("/usr")
+    os.mkfifo(source / "pipe.png")
+    result = CliRunner().invoke(
+        app, ["protect", str(source), str(tmp_path / "out"), "--scheme", scheme_file, "--workers", "1"]
+    )
+    assert result.exit_code == 1, result.output
+    report = json.loads((tmp_path / "out" / "protect-report.json").read_text())
+    skipped = report["skipped"]
+    assert report["images"] + len(skipped) == len(cases)
+    for case in cases:
+        assert case.fate == "either" or (case.name in skipped) == (case.fate == "skipped"), case.name
+    assert set(report["other_files"]) == {"linked.png", "outside", "pipe.png"}
+    images = [path for path in (tmp_path / "out").iterdir() if path.suffix == ".png"]
+    assert len(images) == report["images"]
+    for path in images:
+        assert png_chunks(path.read_bytes()) == {b"IHDR", b"IDAT", b"IEND"}
+        with Image.open(path) as image:
+            assert image.mode == "RGB" and not image.info
+    for path in (tmp_path / "out").iterdir():
+        assert corpus.SECRET not in path.read_bytes(), path
+    with Image.open(tmp_path / "out" / "turned-6.png") as image:
+        assert image.size == (20, 24)  # upright
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("png", ".png"), ("webp", ".webp"), ("jpeg", ".jpg")])
+def test_formats_hold_what_the_scheme_made(folder, tmp_path, scheme_file, tiles, kind, suffix):
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(format=kind))
+    from imageveil.schemes import load_scheme
+
+    expected = load_scheme(scheme_file).protect(tiles[:20])
+    written = np.stack(
+        [np.asarray(Image.open(tmp_path / "out" / f"{('cat', 'dog')[n % 2]}/{n:02d}{suffix}")) for n in range(20)]
+    )
+    difference = np.abs(written.astype(int) - expected.permute(0, 2, 3, 1).numpy())
+    assert difference.max() <= 1 if kind != "jpeg" else 0 < difference.mean() < 12
+
+
+def test_parquet_out_is_deterministic_and_loads(folder, tmp_path, scheme_file):
+    for out in ("a", "b"):
+        protect_source(
+            str(folder), tmp_path / out, scheme_file, quick(output="parquet", sizes=Sizes(images=8, bytes=2**30))
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    shards = sorted(path.name for path in (tmp_path / "a").glob("*.parquet"))
+    assert shards == [f"train-0000{n}-of-00003.parquet" for n in range(3)]
+    source = open_source(str(tmp_path / "a"))
+    labels = [record.label for record in source]
+    assert source.classes == ["cat", "dog"] and labels == [0] * 10 + [1] * 10
+    again = protect_source(str(tmp_path / "a"), tmp_path / "c", scheme_file, quick(output="folder"))
+    assert again.outcome.images == 20 and (tmp_path / "c" / "train" / "dog" / "01.png").is_file()
+    datasets = pytest.importorskip("datasets")
+    data = datasets.load_dataset("parquet", data_dir=str(tmp_path / "a"), cache_dir=str(tmp_path / "hf"))["train"]
+    assert data.features["label"].names == ["cat", "dog"] and data[3]["image"].size == (32, 32)
+
+
+def test_folder_loads_with_torchvision_and_trains(folder, tmp_path, scheme_file):
+    datasets = pytest.importorskip("torchvision.datasets")
+    from torchvision.transforms.functional import pil_to_tensor
+
+    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    data = datasets.ImageFolder(str(tmp_path / "out"), transform=pil_to_tensor)
+    assert data.classes == ["cat", "dog"] and len(data) == 20
+    images = torch.stack([image for image, _ in data]).float() / 255
+    images = (images - images.mean(dim=0)) / images.std()
+    labels = torch.tensor([label for _, label in data])
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_names_do_not_leak(folder, tmp_path, scheme_file):
+    (folder / "cat" / "alice-passport.png").write_bytes(b"broken")
+    for names in ("hash", "index"):
+        out = tmp_path / names
+        summary = protect_source(str(folder), out, scheme_file, quick(names=names))
+        assert summary.outcome.images == 20 and len(summary.outcome.skipped) == 1
+        text = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".png")
+        assert b"alice" not in text and not [p for p in out.rglob("*.png") if p.stem in ("00", "alice-passport")]
+        mapping = (tmp_path / f"{names}.private" / "names.csv").read_text()
+        assert "cat/alice-passport.png" in mapping
+        assert (tmp_path / f"{names}.private" / "names.csv").stat().st_mode & 0o077 == 0
+        assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["cat", "dog"]
+    # The same key gives the same names.
+    key = (tmp_path / "hash.private" / "names.key").read_text()
+    (tmp_path / "again.private").mkdir()
+    (tmp_path / "again.private" / "names.key").write_text(key)
+    protect_source(str(folder), tmp_path / "again", scheme_file, quick(names="hash"))
+    assert contents(tmp_path / "again") == contents(tmp_path / "hash")
+
+
+def test_same_stem_and_two_cases_keep_two_files(tiles, tmp_path, scheme_file):
+    (tmp_path / "plain").mkdir()
+    for name in ("a.png", "a.bmp", "A.bmp", "b.png"):
+        Image.fromarray(tiles[0].permute(1, 2, 0).numpy()).save(tmp_path / "plain" / name)
+    protect_source(str(tmp_path / "plain"), tmp_path / "out", scheme_file, QUICK)
+    names = [path.name for path in (tmp_path / "out").glob("*.png")]
+    assert len(names) == 4 and len({name.casefold() for name in names}) == 4 and "b.png" in names
+
+
+def test_shards_together_are_the_whole(folder, tmp_path, scheme_file):
+    sizes = Sizes(images=3, bytes=2**30)
+    protect_source(str(folder), tmp_path / "whole", scheme_file, quick(sizes=sizes))
+    for number in (1, 2, 3):
+        protect_source(str(folder), tmp_path / "parts", scheme_file, quick(sizes=sizes, shard=f"{number}/3"))
+    parts, whole = contents(tmp_path / "parts"), contents(tmp_path / "whole")
+    assert {k: v for k, v in parts.items() if k.endswith(".png")} == {
+        k: v for k, v in whole.items() if k.endswith(".png")
+    }
+    reports = [json.loads(v) for k, v in parts.items() if k.endswith(".json")]
+    assert len(reports) == 3 and sum(report["images"] for report in reports) == 20
+    with pytest.raises(UsageError, match="shards 3 instead of 2"):
+        protect_source(str(folder), tmp_path / "parts", scheme_file, quick(sizes=sizes, shard="1/2"))
+
+
+def test_same_command_continues_and_other_options_are_refused(folder, tmp_path, scheme_file):
+    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    with pytest.raises(UsageError, match="format png instead of webp"):
+        protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp"))
+    torch.manual_seed(1)
+    LearnedScheme(UNet(UNetConfig(widths=(4, 8), field=1))).save(tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="scheme"):
+        protect_source(str(folder), tmp_path / "out", str(tmp_path / "other.safetensors"), QUICK)
+    # New and changed images are done on the next run.
+    changed = folder / "cat" / "00.png"
+    Image.new("RGB", (16, 16), "red").save(changed)
+    Image.new("RGB", (16, 16), "red").save(folder / "cat" / "new.png")
+    assert protect_source(str(folder), tmp_path / "out", scheme_file, QUICK).outcome.images == 21
+    assert Image.open(tmp_path / "out" / "cat" / "00.png").size == (16, 16)
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp", overwrite=True))
+    assert (tmp_path / "out" / "cat" / "new.webp").is_file()
+
+
+def test_nothing_is_overwritten_unasked(folder, tmp_path, scheme_file):
+    mine = tmp_path / "out" / "dog" / "19.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="already there"):
+        protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    assert mine.read_bytes() == b"mine" and not list((tmp_path / "out").rglob("0*.png"))
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(overwrite=True))
+    assert mine.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "options", "sentence"),
+    [
+        ("plain", "plain/out", {}, "contain one another"),
+        ("plain/cat", "plain", {}, "contain one another"),
+        ("plain", "plain", {}, "contain one another"),
+        ("missing", "out", {}, "does not exist"),
+        ("plain", "out", {"shard": "3/2"}, "--shard 3/2"),
+        ("plain", "out", {"shard": "x"}, "--shard x"),
+        ("plain", "out", {"format": "gif"}, "--format gif"),
+        ("plain", "out", {"names": "none"}, "--names none"),
+        ("plain", "out", {"engine": "warp"}, "unknown engine 'warp'"),
+        ("plain", "plain/cat/00.png", {}, "contain one another"),
+    ],
+)
+def test_wrong_use_is_one_sentence(folder, tmp_path, scheme_file, source, destination, options, sentence):
+    with pytest.raises(UsageError, match=sentence) as caught:
+        protect_source(str(tmp_path / source), tmp_path / destination, scheme_file, quick(**options))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain"]
+
+
+def test_strict_stops_and_can_be_continued(folder, tmp_path, scheme_file):
+    (folder / "cat" / "05.png").write_bytes(b"broken")
+    with pytest.raises(RunError, match=r"cat/05\.png: not an image"):
+        protect_source(str(folder), tmp_path / "out", scheme_file, quick(strict=True))
+    (folder / "cat" / "05.png").unlink()
+    assert protect_source(str(folder), tmp_path / "out", scheme_file, quick(strict=True)).outcome.images == 20
+
+
+def test_second_run_on_one_destination_refuses(folder, tmp_path, scheme_file):
+    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    with (tmp_path / "out" / ".imageveil-journal-1-of-1.jsonl").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another run is writing"):
+            protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+
+
+def test_full_disk_is_one_sentence_and_the_journal_stays(folder, tmp_path, scheme_file):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
+    # Imported first and without bytecode files, which the limit would cut short.
+    code = f"from imageveil.cli import main\nimport imageveil.deploy.bulk\n{limit}\nmain()"
+    words = ["protect", str(folder), str(tmp_path / "out"), "--scheme", scheme_file, "--workers", "0"]
+    run = subprocess.run([sys.executable, "-B", "-c", code, *words], capture_output=True, text=True)
+    assert run.returncode == 1 and "cannot write" in run.stderr and "Traceback" not in run.stderr
+    assert not list((tmp_path / "out").rglob("*.png")) and not list((tmp_path / "out").rglob("*tmp"))
+    options = ProtectOptions(workers=0, quiet=True, engine="auto")
+    assert protect_source(str(folder), tmp_path / "out", scheme_file, options).outcome.images == 20
+
+
+def test_read_only_destination(folder, tmp_path, scheme_file, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*Read-only file system"):
+        protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+
+
+def test_vanished_source_and_vanished_file(folder, tmp_path, scheme_file, monkeypatch):
+    from imageveil.deploy import pipeline
+
+    whole, moved = pipeline.decode_part, tmp_path / "moved"
+
+    def vanish(*args, **kwargs):
+        if folder.exists():
+            folder.rename(moved)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "decode_part", vanish)
+    with pytest.raises(RunError, match=r"source .* has vanished"):
+        protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    moved.rename(folder)
+
+    def lose(*args, **kwargs):
+        (folder / "dog" / "07.png").unlink(missing_ok=True)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "decode_part", lose)
+    summary = protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    assert summary.outcome.skipped == {"dog/07.png": "vanished after it was listed"}
+
+
+def _die(*_: object) -> None:
+    os._exit(9)
+
+
+def test_dying_worker_is_one_sentence(folder, tmp_path, scheme_file, monkeypatch):
+    from imageveil.deploy import pipeline
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "decode_part", _die)
+        with pytest.raises(RunError, match="a worker process died"):
+            protect_source(str(folder), tmp_path / "out", scheme_file, quick(workers=1))
+    assert protect_source(str(folder), tmp_path / "out", scheme_file, QUICK).outcome.images == 20
+
+
+class Padded(Scheme):
+    """A keyed stand-in that pads to 16 and shows whose key it used."""
+
+    name = "test-padded"
+    needs_ids = True
+
+    def protect(self, images, *, ids=None, generator=None):
+        out = torch.nn.functional.pad(images, (0, -images.shape[3] % 16, 0, -images.shape[2] % 16))
+        for image, name in zip(out, ids, strict=True):
+            image[:, 0, 0] = sum(name.encode()) % 256
+        return out
+
+    def state(self):
+        return {"key": torch.arange(4)}, {}
+
+    @classmethod
+    def from_state(cls, tensors, metadata):
+        return cls()
+
+
+def test_keyed_schemes_get_ids_and_true_sizes_are_kept(photograph, tmp_path):
+    (tmp_path / "plain").mkdir()
+    Image.fromarray(photograph[:, :20, :33].permute(1, 2, 0).numpy()).save(tmp_path / "plain" / "a.png")
+    Padded().save(tmp_path / "key.safetensors")
+    protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "key.safetensors"), quick())
+    image = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert image.shape == (32, 48, 3) and image[0, 0, 0] == sum(b"a.png") % 256
+    report = json.loads((tmp_path / "out" / "protect-report.json").read_text())
+    assert report["true_sizes"] == {"a.png": [33, 20]} and report["engine"] == "scheme"
+
+
+def test_paths_inside_parquet_do_not_lead_out(tiles, tmp_path, scheme_file):
+    import pyarrow as pa
+
+    blob = corpus.encoded(Image.fromarray(tiles[0].permute(1, 2, 0).numpy()), "PNG")
+    rows = [{"bytes": blob, "path": path} for path in ("../../evil.png", "/etc/evil.png", None, "same.png", "same.png")]
+    (tmp_path / "plain").mkdir()
+    pq.write_table(pa.table({"image": rows}), tmp_path / "plain" / "data.parquet")
+    summary = protect_source(str(tmp_path / "plain"), tmp_path / "out", scheme_file, quick(output="folder"))
+    assert summary.outcome.images == 5 and len(list((tmp_path / "out").rglob("*.png"))) == 5
+    assert not list(tmp_path.glob("evil*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="measures processor time through /proc")
+@pytest.mark.parametrize(("kills", "workers", "output"), [(32, 0, "folder"), (14, 0, "parquet"), (4, 2, "folder")])
+def test_fifty_kills_change_nothing(tiles, tmp_path, scheme_file, kills, workers, output):
+    for number in range(60):
+        path = tmp_path / "plain" / f"{number % 3}" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiles[number].permute(1, 2, 0).numpy()).save(path)
+    program = Path(__file__).with_name("interrupted.py")
+    words = [tmp_path / "plain", tmp_path / "out", scheme_file, tmp_path / "reference", kills, workers, output]
+    run = subprocess.run([sys.executable, program, *map(str, words)], capture_output=True, text=True)
+    assert run.returncode == 0 and f"{kills} kills" in run.stdout, run.stderr[-2000:]
