@@ -16,6 +16,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,8 @@ def learnable(cell: np.ndarray, order: np.ndarray, reverse: np.ndarray) -> np.nd
     halves = np.concatenate([cell & 15, cell >> 4])
     halves = np.where(reverse, 15 - halves, halves)[order]
     low, high = np.split(halves, 2)
-    return low | (high << 4)
+    merged: np.ndarray = low | (high << 4)
+    return merged
 
 
 def moved(loop: Loop, block: int, order: np.ndarray) -> Loop:
@@ -101,14 +103,14 @@ def compressible_loop(scheme: CompressibleScheme) -> Loop:
     )
 
     def change(number: int, cell: np.ndarray) -> np.ndarray:
-        pixels = cell.reshape(-1, 3)[turns[number]][:, colours[number]]
+        pixels: np.ndarray = cell.reshape(-1, 3)[turns[number]][:, colours[number]]
         return 255 - pixels if negative[number] else pixels
 
     return moved(each_block(scheme.block, change), scheme.block, blocks)
 
 
-def plain_loop(scheme: KeyedScheme) -> Loop:
-    """The plain loop of a scheme for 32x32 images."""
+def plain_loop(scheme: Any) -> Loop:
+    """The plain loop of a keyed scheme, with that scheme's own key, for 32x32 images."""
     block = scheme.block
     name = scheme.name
     if name == "tanaka":
