@@ -62,7 +62,7 @@ def guesses(
         return shown
     labels, known_labels = labels.cpu(), known_labels.cpu()
     means, other = torch.empty_like(plain), _successors(order)
-    for label in labels.unique():
+    for label in sorted(set(labels.tolist())):
         members = order[labels[order] == label]
         of_class = known[known_labels == label]
         means[members] = to_bytes(_mean(of_class if len(of_class) else known))
@@ -73,7 +73,7 @@ def guesses(
 
 def _mean(images: Tensor) -> Tensor:
     """Mean image (3, H, W) on the scale 0..255, exact for large sets."""
-    total = torch.stack([as_bytes_scale(part).sum(dim=0, dtype=torch.float64) for part in images.split(1000)])
+    total = torch.stack([as_bytes_scale(part).sum(dim=0, dtype=torch.float64) for part in torch.split(images, 1000)])
     return (total.sum(dim=0) / len(images)).float()
 
 
@@ -127,7 +127,7 @@ def yardsticks(plain: Tensor, *, components: tuple[int, ...] = (1, 2, 4, 8, 16))
     shown = {"own mean colour": to_bytes(values.mean(dim=(2, 3), keepdim=True)).expand_as(plain)}
     flat = values.flatten(1)
     mean = flat.mean(dim=0)
-    axes = torch.linalg.eigh((flat - mean).T @ (flat - mean)).eigenvectors.flip(1)[:, : max(components, default=0)]
+    axes = _principal_axes(flat - mean, max(components))
     for count in components:
         kept = (flat - mean) @ axes[:, :count] @ axes[:, :count].T + mean
         name = f"{count} principal component{'s' if count > 1 else ''}"
@@ -139,6 +139,19 @@ def yardsticks(plain: Tensor, *, components: tuple[int, ...] = (1, 2, 4, 8, 16))
     channels = values.flatten(0, 1)
     shown["edges only"] = to_bytes((channels - blur(channels, sigma=2.0) + 127.5).view_as(values))
     return shown
+
+
+def _principal_axes(centred: Tensor, count: int) -> Tensor:
+    """The first principal axes (D, count) of rows (N, D), by subspace iteration: a full decomposition takes minutes."""
+    count = min(count, *centred.shape)
+    start = torch.randn(centred.shape[1], min(2 * count, *centred.shape), generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(start).Q
+    for _ in range(10):
+        basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q
+    # Inside the subspace the small problem is solved exactly, which orders the axes.
+    small = centred @ basis
+    turn = torch.linalg.eigh(small.T @ small).eigenvectors.flip(1)
+    return basis @ turn[:, :count]
 
 
 def table(plain: Tensor, labels: Tensor, *, seed: int = 0) -> dict[str, Leakage]:

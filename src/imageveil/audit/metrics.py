@@ -62,7 +62,7 @@ def ssim_and_of_negative(plain: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     check_pair(plain, other)
     if min(plain.shape[-2:]) < WINDOW:
         raise UsageError(f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, not {tuple(plain.shape[-2:])}")
-    parts = zip(plain.split(CHUNK), other.split(CHUNK), strict=True)
+    parts = zip(torch.split(plain, CHUNK), torch.split(other, CHUNK), strict=True)
     both = [_ssim_chunk(as_bytes_scale(x), as_bytes_scale(y)) for x, y in parts]
     return torch.cat([of for of, _ in both]), torch.cat([negative for _, negative in both])
 
@@ -94,13 +94,13 @@ def _box(values: Tensor) -> Tensor:
 def squared_error(plain: Tensor, other: Tensor) -> Tensor:
     """Mean squared error (N,) on the scale [0, 1]."""
     check_pair(plain, other)
-    parts = zip(plain.split(CHUNK), other.split(CHUNK), strict=True)
+    parts = zip(torch.split(plain, CHUNK), torch.split(other, CHUNK), strict=True)
     return torch.cat([((as_bytes_scale(x) - as_bytes_scale(y)) / 255).square().mean(dim=(1, 2, 3)) for x, y in parts])
 
 
 def variance(images: Tensor) -> float:
     """Variance about the mean image, on the scale [0, 1]: what the best blind guess leaves (CIFAR-10: 0.0615)."""
-    chunks = images.split(CHUNK)
+    chunks = torch.split(images, CHUNK)
     total = torch.stack([as_bytes_scale(part).sum(dim=0, dtype=torch.float64) for part in chunks]).sum(dim=0)
     mean = total / len(images)
     squares = sum(float((as_bytes_scale(part) - mean).square().sum()) for part in chunks)
@@ -139,6 +139,6 @@ def perceptual(plain: Tensor, other: Tensor) -> Tensor:
     size = max(1, 100 * 32 * 32 // (plain.shape[-1] * plain.shape[-2]))
     distances = [
         (features(as_bytes_scale(x) / 255) - features(as_bytes_scale(y) / 255)).square().mean(dim=(1, 2, 3))
-        for x, y in zip(plain.split(size), other.split(size), strict=True)
+        for x, y in zip(torch.split(plain, size), torch.split(other, size), strict=True)
     ]
     return torch.cat(distances)

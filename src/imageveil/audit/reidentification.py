@@ -86,14 +86,16 @@ def reid_within(
     check_pair(plain, shown)
     order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(seed))
     shuffled = labels.cpu()[order]
-    return _rate(plain, shown, [_sets(order[shuffled == label], candidates) for label in shuffled.unique()])
+    return _rate(
+        plain, shown, [_sets(order[shuffled == label], candidates) for label in sorted(set(shuffled.tolist()))]
+    )
 
 
 def _sets(members: Tensor, candidates: int) -> list[Tensor]:
     """Cut a shuffled list of image numbers into whole sets."""
     if len(members) < candidates:
         return [members]
-    return list(members[: len(members) // candidates * candidates].split(candidates))
+    return list(torch.split(members[: len(members) // candidates * candidates], candidates))
 
 
 def _rate(plain: Tensor, shown: Tensor, classes: list[list[Tensor]]) -> Reidentification:
@@ -123,7 +125,7 @@ def _hits(scores: Tensor) -> Tensor:
 
 
 def _in_chunks(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    return torch.cat([features(as_bytes_scale(part) / 255) for part in images.split(CHUNK)])
+    return torch.cat([features(as_bytes_scale(part) / 255) for part in torch.split(images, CHUNK)])
 
 
 def _pixels(images: Tensor) -> Tensor:

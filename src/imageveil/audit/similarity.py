@@ -33,7 +33,7 @@ def protect_all(scheme: Scheme, images: Tensor, ids: Sequence[str] | None = None
         uint8 (N, 3, H, W): what block schemes pad below and to the right is cut off, so that pixels correspond.
     """
     size = max(1, BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
-    parts = torch.arange(len(images)).split(size)
+    parts = torch.split(torch.arange(len(images)), size)
     done = [
         scheme.protect(images[part], ids=None if ids is None else [ids[int(i)] for i in part])[
             ..., : images.shape[-2], : images.shape[-1]

@@ -107,7 +107,7 @@ def demo_page(
 
 def _set_sheet(test: ImageArrays, protected: Tensor) -> Sheet:
     labels = test.require_labels()
-    chosen = torch.cat([(labels == label).nonzero()[:PER_CLASS, 0] for label in labels.unique()])[:SHOWN]
+    chosen = torch.cat([(labels == label).nonzero()[:PER_CLASS, 0] for label in sorted(set(labels.tolist()))])[:SHOWN]
     scale = scale_for(test.images[:1])
     names = list(dict.fromkeys(test.classes[int(labels[index])].replace("_", " ") for index in chosen))
     batches = (("plain", test.images[chosen]), ("protected", protected[chosen]))
