@@ -11,15 +11,17 @@ import torch
 
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
-from imageveil.networks.unet import block_contrast
+from imageveil.networks.unet import EncoderClassifier, block_contrast
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.schemes import load_scheme
 from imageveil.training import loop
 from imageveil.training.classifier import build_classifier, load_classifier, save_classifier, schedule, train_classifier
 from imageveil.training.loop import Device, RunDirectory, epoch_batches, flatten_state, run_steps, unflatten_state
+from imageveil.training.objectives import viewer_scores
 from imageveil.training.optimizers import orthogonalise
 from imageveil.training.pipeline import balanced_subset, train_scheme
 from imageveil.training.preliminary import preliminary_protection
+from imageveil.training.transformation import Ingredients, TransformationTrainer, forward_shape
 
 CPU = Device(torch=torch.device("cpu"), bf16=False)
 CLASSIFIER = replace(CLASSIFIER_PRESETS["smoke"](), epochs=2, batch=32)
@@ -88,6 +90,59 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     # An owner's own scheme starts from another one and becomes different.
     own = train(tmp_path / "own", init=str(whole))
     assert not torch.equal(load_scheme(own).protect(images), protected)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRANSFORMATION_PRESETS) - {"paper"}))
+def test_every_preset_takes_a_finite_step(name, data):
+    torch.manual_seed(0)
+    config = replace(
+        TRANSFORMATION_PRESETS[name](), batch=8, steps=2, widths=(4, 8, 8, 8), backward_widths=(4, 8, 8, 8)
+    )
+    encoder = EncoderClassifier(forward_shape(config), 4)
+    plain = build_classifier(CLASSIFIER, 4)
+    given = Ingredients(
+        data=data, classifier=plain, preliminary=data.images[:16], origin=torch.arange(16), encoder=encoder
+    )
+    trainer = TransformationTrainer(given, config, seed=0, device=CPU)
+    before = weights(trainer.networks["forward"])
+    values = trainer.step(0)
+    assert all(torch.isfinite(value) for value in values.values())
+    assert not torch.equal(before, weights(trainer.networks["forward"]))
+    # What is frozen stays as it was.
+    again = build_classifier(CLASSIFIER, 4)
+    again.load_state_dict(plain.state_dict())
+    trainer.step(1)
+    assert torch.equal(weights(plain), weights(again))
+
+
+def test_a_missing_ingredient_is_named(data):
+    with pytest.raises(UsageError, match="h_theta"):
+        TransformationTrainer(Ingredients(data=data), TRANSFORMATION_PRESETS["transform"](), seed=0, device=CPU)
+    with pytest.raises(UsageError, match="preliminary"):
+        config = replace(TRANSFORMATION_PRESETS["literal"](), gamma2=0.0)
+        TransformationTrainer(Ingredients(data=data), config, seed=0, device=CPU)
+
+
+def test_the_viewer_descends_what_the_transformation_ascends(data):
+    """One pass gives both: the viewer's gradient lowers its error, the transformation's raises it."""
+    config = replace(TRANSFORMATION, gamma1=0, gamma2=0, gamma3=0, lambda_=0, two_way=False, joint=0, distil=0)
+    trainer = TransformationTrainer(Ingredients(data=data), config, seed=0, device=CPU)
+    viewer = trainer.networks["viewer"].eval()
+    x = data.images[:8].float() / 255
+    shown = (0.5 + 0.3 * x).requires_grad_()
+
+    def error() -> torch.Tensor:
+        scores = viewer_scores(viewer(shown), x, trainer.mean_image)
+        return scores.image.clamp(max=1e9) + scores.outlines.clamp(max=1e9)
+
+    trainer.config = replace(config, viewer_bound=1e9)
+    surrogate = trainer._hidden(x, shown, {})
+    surrogate.backward()
+    (direct,) = torch.autograd.grad(error(), shown)
+    assert torch.allclose(shown.grad, -direct, atol=1e-6)
+    parameter = viewer.head[0].weight
+    (expected,) = torch.autograd.grad(error(), parameter)
+    assert torch.allclose(parameter.grad, expected, atol=1e-6)
 
 
 def test_preliminary_protection_makes_the_classifier_certain(data):

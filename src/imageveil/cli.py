@@ -28,7 +28,10 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace a va
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")],
-    preset: Annotated[str, typer.Option(help="paper | quick | literal | smoke.")] = "quick",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper | quick | literal | transform | private | smoke; quick, or private with --init."),
+    ] = None,
     classifier_preset: Annotated[str, typer.Option(help="Recipe of h_theta and of the warm start.")] = "theta",
     init: Annotated[str | None, typer.Option(help="Continue from this scheme with your own seed and images.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the scheme in records.")] = None,
@@ -43,6 +46,7 @@ def train(
     from imageveil.training.loop import open_device
     from imageveil.training.pipeline import train_scheme
 
+    preset = preset or ("quick" if init is None else "private")
     config = choose(TRANSFORMATION_PRESETS, preset, overrides)
     classifier_config = choose(CLASSIFIER_PRESETS, classifier_preset)
     path = train_scheme(

@@ -5,7 +5,7 @@ an hour, `demo` in a minute, and `smoke` runs in seconds for tests.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from imageveil.errors import UsageError
@@ -184,7 +184,7 @@ class TransformationConfig:
 
 
 def transformation_paper() -> TransformationConfig:
-    """The paper's objective and weights, full widths, 5000 steps for each of its epochs' worth of patience."""
+    """The paper's objective and weights at full width; a budget of steps stands for its 5000 epochs."""
     return TransformationConfig(
         steps=100_000,
         batch=64,
@@ -235,6 +235,19 @@ def transformation_quick() -> TransformationConfig:
     )
 
 
+def transformation_private() -> TransformationConfig:
+    """Continue from a shipped scheme with an owner's own seed and images, in minutes (`train --init`)."""
+    return replace(transformation_quick(), steps=400, lr=5e-4, distil=0.0, warm_epochs=0)
+
+
+def transformation_without_gan() -> TransformationConfig:
+    """A transformation network without a GAN (Ito et al. 2020, arXiv 2008.03143), in the width and budget of `quick`.
+
+    The loss of a frozen plain classifier minus 0.01 times the perceptual distance, here of relu1_2.
+    """
+    return TransformationConfig(steps=3000, lr=1e-3, gamma1=-0.01, gamma2=1.0)
+
+
 def transformation_smoke() -> TransformationConfig:
     """Every term at once, in seconds, for tests."""
     return TransformationConfig(
@@ -265,6 +278,8 @@ TRANSFORMATION_PRESETS: dict[str, Callable[[], TransformationConfig]] = {
     "paper": transformation_paper,
     "quick": transformation_quick,
     "literal": transformation_literal,
+    "transform": transformation_without_gan,
+    "private": transformation_private,
     "smoke": transformation_smoke,
 }
 

@@ -16,10 +16,10 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
 from imageveil.presets import ClassifierConfig, TransformationConfig, as_json
-from imageveil.schemes.base import resolve_scheme
+from imageveil.schemes.base import read_scheme_file, resolve_scheme
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.classifier import accuracy, load_classifier, predict, save_classifier, train_classifier
-from imageveil.training.loop import Device, RunDirectory
+from imageveil.training.loop import Device, RunDirectory, step_generator
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.transformation import Ingredients, train_transformation
 
@@ -57,7 +57,7 @@ def train_scheme(
     Raises:
         UsageError: labels are missing where the preset needs them, or `init` is not a learned scheme.
     """
-    start = _start_from(init) if init is not None else None
+    start = _start_from(init, seed) if init is not None else None
     if start is not None:
         shape = start.network.config
         config = replace(config, widths=shape.widths, head=shape.head, top_skip=shape.top_skip, field=shape.field)
@@ -108,14 +108,15 @@ def train_scheme(
     return path
 
 
-def _start_from(init: str) -> LearnedScheme:
-    from imageveil.schemes.base import read_scheme_file
-
+def _start_from(init: str, seed: int) -> LearnedScheme:
+    """Open the scheme to continue from, with a fixed pattern of the owner's own."""
     path, _ = resolve_scheme(init)
     tensors, kind, metadata = read_scheme_file(path)
     if kind != LearnedScheme.name:
         raise UsageError(f"--init {init}: only a learned scheme can be continued from, this one is {kind!r}")
-    return LearnedScheme.from_state(tensors, metadata)
+    scheme = LearnedScheme.from_state(tensors, metadata)
+    scheme.network.encoder.field.uniform_(-1, 1, generator=step_generator(seed, 0, stream=4))
+    return scheme
 
 
 def _classifier_step(
