@@ -67,6 +67,8 @@ class TransformationTrainer:
             raise UsageError("this preset needs a classifier h_theta; train one first or set gamma2=0")
         if (config.lambda_ or config.two_way) and ingredients.preliminary is None:
             raise UsageError("this preset needs preliminary protected images; make them first or set lambda_=0")
+        if config.gamma2 or config.joint or config.two_way:
+            ingredients.data.require_labels()
         torch.manual_seed(seed)
         backward_shape = UNetConfig(widths=config.backward_widths, top_skip=len(config.backward_widths) > 3)
         forward = ingredients.start or UNet(forward_shape(config))
@@ -110,7 +112,7 @@ class TransformationTrainer:
     def _joint_classifier(self) -> nn.Module:
         """A classifier of protected images that starts from the plain one, without its field."""
         shape = UNetConfig(widths=self.config.widths)
-        joint = EncoderClassifier(shape, len(self.given.data.classes))
+        joint = EncoderClassifier(shape, max(len(self.given.data.classes), 1))
         if self.given.encoder is not None:
             state = self.given.encoder.state_dict()
             state["encoder.stem.0.weight"] = state["encoder.stem.0.weight"][:, :3]
