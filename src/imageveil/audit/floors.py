@@ -150,7 +150,7 @@ def _principal_axes(centred: Tensor, count: int) -> Tensor:
         basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q
     # Inside the subspace the small problem is solved exactly, which orders the axes.
     small = centred @ basis
-    turn = torch.linalg.eigh(small.T @ small).eigenvectors.flip(1)
+    turn: Tensor = torch.linalg.eigh(small.T @ small).eigenvectors.flip(1)
     return basis @ turn[:, :count]
 
 

@@ -77,8 +77,9 @@ def demo_page(
     plain_side, protected_side = trained
     lead = (
         f"The scheme {label} turned every photograph below into an image that is meant to show nothing of it. A small "
-        f"classifier that never saw anything but such images still names {protected_side.accuracy:.0%} of "
-        f"{len(test)} test photographs; the same classifier trained on the plain ones names {plain_side.accuracy:.0%}."
+        f"classifier that never saw anything but such images names {protected_side.accuracy:.0%} of {len(test)} "
+        f"protected test photographs; the same classifier trained on plain ones names {plain_side.accuracy:.0%} of "
+        f"the plain ones; guessing, about {1 / len(train.classes):.0%}."
     )
     sections: list[Section] = [
         Sheet(
@@ -102,7 +103,12 @@ def demo_page(
         Text(heading="What this is worth", paragraphs=_worth(label, public, similarity)),
     ]
     footer = f"imageveil {__version__} ({similarity['commit']}), on {similarity['device']}: {similarity['command']}"
-    return Page(title="Hidden from view, still good to learn from", lead=lead, sections=sections, footer=footer)
+    return Page(
+        title="Photographs, protected, and a classifier that learns from them",
+        lead=lead,
+        sections=sections,
+        footer=footer,
+    )
 
 
 def _set_sheet(test: ImageArrays, protected: Tensor) -> Sheet:
@@ -216,7 +222,7 @@ def _worth(label: str, public: bool, record: dict[str, Any]) -> list[str]:
         "from such pairs to undo it."
     )
     return [
-        f"The protection hides images from view. {seen}",
+        f"Protection is meant to hide images from view; the pictures above show how far it does. {seen}",
         f"{ownership} The same holds for whoever has plain images together with their protected selves by other "
         "means: a network that is given enough pairs learns the way back. Hiding from view is all that is shown here.",
         "Protected images with labels are enough to train on, so they do carry what tells the classes apart. A "
