@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ def read_records(root: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(root.rglob("*.json"))]
 
 
+@cache
 def commit() -> str:
-    """The commit of the checkout this package runs from, with `+` where files differ, or the version when installed."""
+    """The commit of the checkout this package runs from, with `+` where files differ, or the version when installed.
+
+    It is looked up once: a long run calls it when it starts, since the checkout may move on meanwhile.
+    """
     here = Path(__file__).parent
     try:
         head = subprocess.run(

@@ -13,7 +13,7 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.adaptation import build_adaptation
 from imageveil.presets import ClassifierConfig, as_json
-from imageveil.records import record
+from imageveil.records import commit, record
 from imageveil.schemes import Scheme
 from imageveil.training.classifier import (
     Protect,
@@ -77,6 +77,7 @@ def classify(
     """
     if augment not in ("live", "once"):
         raise UsageError(f"unknown --augment {augment!r}; use live or once")
+    commit()
     labels = test.require_labels()
     if train.classes != test.classes:
         raise UsageError(f"training and test images of {train.name} have different classes")
