@@ -22,8 +22,8 @@ BOUNDS = {
     ("torch", "float32"): (0.01, 1),
     ("onnx", "float32"): (0.01, 1),
     ("openvino", "float32"): (0.01, 1),
-    ("torch", "bf16"): (2.0, 64),
-    ("openvino", "bf16"): (2.0, 64),
+    ("torch", "bf16"): (0.5, 8),
+    ("openvino", "bf16"): (0.5, 8),
 }
 NEEDS = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 

@@ -76,7 +76,8 @@ def test_the_corpus_is_protected_skipped_and_reported(photograph, tmp_path, sche
     (source / "outside").symlink_to("/usr")
     os.mkfifo(source / "pipe.png")
     result = CliRunner().invoke(
-        app, ["protect", str(source), str(tmp_path / "out"), "--scheme", scheme_file, "--workers", "1"]
+        app,
+        ["protect", str(source), str(tmp_path / "out"), "--scheme", scheme_file, "--workers", "1", "--engine", "torch"],
     )
     assert result.exit_code == 1, result.output
     report = json.loads((tmp_path / "out" / "protect-report.json").read_text())
@@ -269,12 +270,22 @@ def test_full_disk_is_one_sentence_and_the_journal_stays(folder, tmp_path, schem
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
     # Imported first and without bytecode files, which the limit would cut short.
     code = f"from imageveil.cli import main\nimport imageveil.deploy.bulk\n{limit}\nmain()"
-    words = ["protect", str(folder), str(tmp_path / "out"), "--scheme", scheme_file, "--workers", "0"]
+    words = [
+        "protect",
+        str(folder),
+        str(tmp_path / "out"),
+        "--scheme",
+        scheme_file,
+        "--workers",
+        "0",
+        "--engine",
+        "torch",
+    ]
+    words += ["--precision", "float32"]
     run = subprocess.run([sys.executable, "-B", "-c", code, *words], capture_output=True, text=True)
     assert run.returncode == 1 and "cannot write" in run.stderr and "Traceback" not in run.stderr
     assert not list((tmp_path / "out").rglob("*.png")) and not list((tmp_path / "out").rglob("*tmp"))
-    options = ProtectOptions(workers=0, quiet=True, engine="auto")
-    assert protect_source(str(folder), tmp_path / "out", scheme_file, options).outcome.images == 20
+    assert protect_source(str(folder), tmp_path / "out", scheme_file, QUICK).outcome.images == 20
 
 
 def test_read_only_destination(folder, tmp_path, scheme_file, monkeypatch):
