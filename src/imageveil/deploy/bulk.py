@@ -23,12 +23,14 @@ from imageveil.deploy.plan import (
     plan_digest,
     write_mapping,
 )
+from imageveil.deploy.reveal import write_key_note
 from imageveil.deploy.tiles import Protector, Room
 from imageveil.deploy.workers import Target, open_pool
 from imageveil.errors import UsageError
 from imageveil.images.sinks import SUFFIX, remove_temporaries, write_files
 from imageveil.schemes import load_scheme
 from imageveil.schemes.base import Scheme, digest
+from imageveil.schemes.keyed import KeyedScheme
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.loop import Progress
 
@@ -347,6 +349,11 @@ def finish_report(work: Work, journal: Journal) -> Summary:
     total = Outcome()
     for unit in work.units:
         total.add(journal.done[unit.digest])
+    scheme = work.protector.scheme if work.protector is not None else None
+    if isinstance(scheme, KeyedScheme):
+        # What the owner needs to undo it: ids, true sizes, and which key it was.
+        write_mapping(work.destination, work.listing, work.outputs, tag=work.tag, sizes=total.sizes)
+        write_key_note(work.destination, scheme)
     kept = work.settings["names"] == "keep"
     folders = work.listing.unreadable
     if not kept:

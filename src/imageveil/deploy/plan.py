@@ -11,7 +11,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -175,12 +175,30 @@ def names_key(destination: Path) -> bytes:
     return key
 
 
-def write_mapping(destination: Path, listing: Listing, outputs: Sequence[str], *, tag: str) -> Path:
-    """Write `names.csv`, which tells the owner which image became which; readable by its owner only."""
+def write_mapping(
+    destination: Path,
+    listing: Listing,
+    outputs: Sequence[str],
+    *,
+    tag: str,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+) -> Path:
+    """Write `names.csv`, which tells the owner which image became which; readable by its owner only.
+
+    Args:
+        destination: the folder of protected images; the table lies beside it.
+        listing: the source.
+        outputs: names in the destination, one an image.
+        tag: which shard this is.
+        sizes: true width and height of padded images by name in the destination, for the way back.
+    """
+    sizes = sizes or {}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["protected", "source"])
-    table.writerows(zip(outputs, (item.key for item in listing.items), strict=True))
+    table.writerow(["protected", "source", "height", "width"])
+    for output, item in zip(outputs, listing.items, strict=True):
+        width, height = sizes.get(output, ("", ""))
+        table.writerow([output, item.key, height, width])
     path = private_folder(destination) / ("names.csv" if tag == "1-of-1" else f"names-{tag}.csv")
     _write_private(path, text.getvalue().encode(errors="surrogateescape"))
     return path

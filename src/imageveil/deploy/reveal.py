@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from imageveil.deploy.plan import private_folder
 from imageveil.errors import RunError, UsageError
 from imageveil.images.sources import open_source
 from imageveil.schemes import SCHEMES, Scheme, load_scheme
@@ -42,7 +43,7 @@ class Revealed:
 
     Attributes:
         count: images written.
-        padded: images whose true size is unknown and that may therefore end in repeated rows and columns.
+        padded: images that stand in no table and may therefore end in repeated rows and columns.
         skipped: files that were left out, with the reason.
     """
 
@@ -90,11 +91,6 @@ def read_origins(protected: Path) -> dict[str, Origin]:
                 except (KeyError, TypeError, ValueError) as error:
                     raise UsageError(f"{table} is no table of protected and source names; restore it") from error
     return origins
-
-
-def private_folder(protected: Path) -> Path:
-    """The folder beside the protected images for what their owner keeps."""
-    return protected.with_name(protected.name + ".private")
 
 
 def write_key_note(protected: Path, scheme: KeyedScheme) -> None:
@@ -164,7 +160,7 @@ def reveal_folder(
             raise UsageError(f"{record.key}: {error}") from error
         _write_png(target / Path(record.key).with_suffix(".png"), plain.permute(1, 2, 0).numpy())
         report.count += 1
-        report.padded += scheme.block > 1 and origin.size is None
+        report.padded += scheme.block > 1 and record.key not in origins
     return report
 
 
