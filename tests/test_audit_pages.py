@@ -148,7 +148,7 @@ if (SHARED / "cifar10").is_dir():
         assert found["mse_var"] == pytest.approx(error, rel=0.04, abs=0.02)
         assert found["ssim"] == pytest.approx(similar, abs=0.012)
         if top1 is not None:
-            assert 100 * found["reid_top1_squared_error"] == pytest.approx(top1, rel=0.15, abs=1)
+            assert 100 * found["reid_top1_squared_error"] == pytest.approx(top1, rel=0.25, abs=1)
         if within is not None:
             assert 100 * found["reid_within"] == pytest.approx(within, rel=0.1, abs=1.5)
 
