@@ -1,6 +1,7 @@
 """Draw one photograph under every scheme: docs/schemes.png. Run: python docs/schemes_sheet.py."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ KEY = bytes(range(32))
 
 def sheet_schemes() -> dict[str, Scheme]:
     """Every scheme that needs no training, plain images first; `class` with a network that predicts at random."""
-    schemes: dict[str, Scheme] = {"none": SCHEMES["none"]()}  # type: ignore[call-arg]
-    for name, kind in sorted(SCHEMES.items(), key=lambda item: (item[1].kind == "control", item[0])):
+    kinds: dict[str, Any] = dict(SCHEMES)
+    schemes: dict[str, Scheme] = {"none": kinds["none"]()}
+    for name, kind in sorted(kinds.items(), key=lambda item: (item[1].kind == "control", item[0])):
         if hasattr(kind, "generate") and name != "none":
-            schemes[name] = kind() if name == "blur" else kind(KEY)  # type: ignore[call-arg]
+            schemes[name] = kind() if name == "blur" else kind(KEY)
     torch.manual_seed(0)
-    arguments = {"classes": 10, "widths": [4, 8, 8]}
-    schemes["class"] = SCHEMES["class"](QuickNet(**arguments), {"network": "quick", "arguments": arguments})
+    arguments: dict[str, Any] = {"classes": 10, "widths": [4, 8, 8]}
+    schemes["class"] = kinds["class"](QuickNet(**arguments), {"network": "quick", "arguments": arguments})
     return schemes
 
 

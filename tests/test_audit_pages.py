@@ -148,7 +148,9 @@ if (SHARED / "cifar10").is_dir():
         assert found["mse_var"] == pytest.approx(error, rel=0.04, abs=0.02)
         assert found["ssim"] == pytest.approx(similar, abs=0.012)
         if top1 is not None:
-            assert 100 * found["reid_top1_squared_error"] == pytest.approx(top1, rel=0.25, abs=1)
+            # The reference was measured on 1,000 candidates: two of its standard errors, and its rounding.
+            error_of_reference = 100 * (top1 / 100 * (1 - top1 / 100) / 1000) ** 0.5
+            assert 100 * found["reid_top1_squared_error"] == pytest.approx(top1, abs=2 * error_of_reference + 0.5)
         if within is not None:
             assert 100 * found["reid_within"] == pytest.approx(within, rel=0.1, abs=1.5)
 

@@ -206,7 +206,7 @@ def test_run_directory_refuses_other_settings(tmp_path):
 
 
 def test_a_diverged_run_says_so(tmp_path):
-    with pytest.raises(RunError, match="diverged at step 3"):
+    with pytest.raises(RunError, match="diverged at step 1"):
         run_steps(
             title="test", total=3, batch=1, step_fn=lambda step: {"loss": torch.tensor(float("nan"))},
             state=dict, restore=lambda _: None, run=None, device=CPU,

@@ -149,6 +149,7 @@ def reveal(
     print(reveal_folder(key, source, destination))
 
 
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page and the two training runs.")] = Path("out/demo"),
     scheme: Annotated[str, typer.Option(help="Shipped name or scheme file.")] = "gan-cifar10",

@@ -151,7 +151,8 @@ def _principal_axes(centred: Tensor, count: int) -> Tensor:
     # Inside the subspace the small problem is solved exactly, which orders the axes.
     small = centred @ basis
     turn: Tensor = torch.linalg.eigh(small.T @ small).eigenvectors.flip(1)
-    return basis @ turn[:, :count]
+    axes: Tensor = basis @ turn[:, :count]
+    return axes
 
 
 def table(plain: Tensor, labels: Tensor, *, seed: int = 0) -> dict[str, Leakage]:
