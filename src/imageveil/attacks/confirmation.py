@@ -1,6 +1,6 @@
 """Confirmation: an attacker who may have images protected asks which of N candidates was.
 
-Every deterministic scheme that is public loses this entirely. It is no reconstruction: the attacker must have the image.
+Every deterministic scheme that is public loses this entirely. It reconstructs nothing: the attacker has the image.
 """
 
 from dataclasses import dataclass

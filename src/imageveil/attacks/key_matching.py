@@ -159,19 +159,30 @@ def recover_scramble(plain: Tensor, protected: Tensor, block: int) -> PlaceMap:
     return scramble_blocks(height, width, block, blocks, best // len(ORDERS), negative, best % len(ORDERS))
 
 
-def recover_table(plain: Tensor, protected: Tensor, block: int) -> tuple[NDArray[np.bool_], Values]:
+def recover_table(plain: Tensor, protected: Tensor, block: int, others: Tensor) -> tuple[NDArray[np.bool_], Values]:
     """Find the places and the table of `block-ffx`.
 
-    Args: see `recover_places`.
+    Bytes that no pair shows are told apart by their surroundings: the brighter the bytes of a block that stayed as they
+    are, the brighter, on average, the one that was replaced.
+
+    Args:
+        plain: plain images of whole blocks, uint8 (k, 3, H, W).
+        protected: the same images protected, same shape.
+        block: pixels on a block's side.
+        others: further protected images, uint8 (N, 3, H, W).
 
     Returns:
-        Where bytes are replaced, bool (3 block^2,); for each protected byte the plain one, uint8 (256,). Bytes that
-        no pair shows get the plain bytes that are left, in order.
+        Where bytes are replaced, bool (3 block^2,); and for each protected byte the plain one, uint8 (256,).
     """
-    here, there = (block_values(images, block).reshape(-1, 3 * block**2) for images in (plain, protected))
+    here, there, rest = (block_values(images, block).reshape(-1, 3 * block**2) for images in (plain, protected, others))
     chosen: NDArray[np.bool_] = (here != there).any(axis=0)
     inverse = np.full(256, -1)
     inverse[there[:, chosen]] = here[:, chosen]
-    missing = inverse < 0
-    inverse[missing] = np.setdiff1d(np.arange(256), inverse[~missing])
+    missing = np.flatnonzero(inverse < 0)
+    around = np.repeat(rest[:, ~chosen].mean(axis=1), int(chosen.sum()))
+    shown = rest[:, chosen].ravel()
+    seen = np.bincount(shown, minlength=256)
+    brightness = np.bincount(shown, weights=around, minlength=256) / np.maximum(seen, 1)
+    unused = np.setdiff1d(np.arange(256), inverse)
+    inverse[missing[np.argsort(brightness[missing], kind="stable")]] = unused
     return chosen, inverse.astype(np.uint8)

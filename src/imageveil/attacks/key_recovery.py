@@ -41,7 +41,7 @@ class KeyRecovery(Attack):
         if scheme == "pixel-same":
             return PixelKey(recover_pixels(plain, protected))
         if scheme == "block-ffx":
-            return Table(*recover_table(plain, protected, block), block)
+            return Table(*recover_table(plain, protected, block, knowledge.protected), block)
         if scheme == "compressible":
             return Places(recover_scramble(plain, protected, block))
         return Places(recover_places(plain, protected, block, LAYOUTS[scheme]))
