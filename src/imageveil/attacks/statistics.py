@@ -35,7 +35,7 @@ class Statistics(Attack):
     schemes: ClassVar[tuple[str, ...] | None] = ("pixel-same", "tanaka", "extended", "compressible", "block-permute")
 
     protected: int = 1000
-    plain: int = 5000
+    plain: int = 10000
     pool: bool = False
     starts: int = 30
 
