@@ -3,6 +3,7 @@
 from imageveil.attacks import brute_force as brute_force
 from imageveil.attacks import confirmation as confirmation
 from imageveil.attacks import feature_reconstruction as feature_reconstruction
+from imageveil.attacks import jigsaw as jigsaw
 from imageveil.attacks import key_recovery as key_recovery
 from imageveil.attacks import statistics as statistics
 from imageveil.attacks.base import ATTACKS, Attack, Conditions, Matcher, Reconstruction, make_attack

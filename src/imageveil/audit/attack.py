@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from imageveil.attacks import Attack, Conditions, Knowledge, Matcher, Reconstruction, knowledge, make_attack
+from imageveil.attacks.jigsaw import Assembly
 from imageveil.attacks.knowledge import THREATS, protect_batches
 from imageveil.audit.floors import floors
 from imageveil.audit.intervals import wilson
 from imageveil.audit.leakage import measure
 from imageveil.audit.metrics import crop_to
+from imageveil.audit.puzzles import puzzle_figures
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.records import record, write_json
@@ -94,6 +96,8 @@ def judge(
     leakage = measure(plain, shown, labels, seed=seed)
     exact = float((shown == plain).double().mean())
     metrics = leakage.metrics | {"bytes_exact": exact} | found.figures()
+    if isinstance(found, Assembly):
+        metrics |= puzzle_figures(plain, shown, found.block)
     return Judged(metrics=metrics, intervals=leakage.intervals, shown=shown)
 
 

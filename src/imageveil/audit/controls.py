@@ -113,6 +113,16 @@ CONTROLS: tuple[Control, ...] = (
         key_bits=16,
         decimals=6,
     ),
+    Control(
+        attack="jigsaw",
+        scheme="block-permute",
+        metric="puzzle_neighbours",
+        target=0.8,
+        decimals=2,
+        block=16,
+        images=2,
+        pieces=True,
+    ),
     Control(attack="confirmation", scheme="pixel-same", threat="oracle", metric="confirm_top1", target=1.0),
 )
 
