@@ -55,7 +55,7 @@ def follow_neighbours(images: Tensor) -> Tensor:
     """Choose for every pixel the candidate with the least L1 distance to the pixel above (first row: to the left).
 
     Args:
-        images: uint8 (N, 3, H, W). The first pixel stays as it is.
+        images: uint8 (N, 3, H, W). The first pixel, which has no such neighbour, is decided by the basic rule.
 
     Returns:
         uint8 (N, 3, H, W).
@@ -63,6 +63,7 @@ def follow_neighbours(images: Tensor) -> Tensor:
     keys = torch.from_numpy(hypotheses()).float()
     centred = images.float() - 127.5
     out = centred.clone()
+    out[:, :, 0, 0] = -centred[:, :, 0, 0].abs()
     for column in range(1, images.shape[-1]):
         out[:, :, 0, column] = _nearest(keys, centred[:, :, 0, column, None], out[:, :, 0, column - 1, None])[..., 0]
     for row in range(1, images.shape[-2]):

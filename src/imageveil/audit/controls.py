@@ -90,6 +90,18 @@ def _pairs(scheme: str, number: int, metric: str, target: float, images: int = 2
     )
 
 
+def _outlines(metric: str, target: float, tolerance: float | None = None) -> Control:
+    return Control(
+        attack="feature-reconstruction",
+        scheme="pixel-different",
+        values={"variant": "basic"},
+        metric=metric,
+        target=target,
+        tolerance=tolerance,
+        images=2,
+    )
+
+
 CONTROLS: tuple[Control, ...] = (
     Control(attack="statistics", scheme="pixel-same", metric="ssim", target=1.0),
     Control(attack="statistics", scheme="tanaka", metric="ssim", target=0.56, decimals=2),
@@ -102,8 +114,8 @@ CONTROLS: tuple[Control, ...] = (
     _pairs("block-shuffle", 1, "bytes_exact", 0.978),
     _pairs("block-negative", 1, "bytes_exact", 0.978),
     _pairs("block-ffx", 2, "bytes_exact", 0.978, images=1000),
-    Control(attack="feature-reconstruction", scheme="pixel-different", metric="ssim", target=0.218, tolerance=0.01),
-    Control(attack="feature-reconstruction", scheme="pixel-different", metric="reid_within_gradient", target=0.95),
+    _outlines("ssim", 0.218, tolerance=0.01),
+    _outlines("reid_within_gradient", 0.95),
     Control(
         attack="brute-force",
         scheme="block-shuffle",
