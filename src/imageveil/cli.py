@@ -213,8 +213,20 @@ def attack(
     """Put a scheme to an attack and print what it gets, beside what guessing gets."""
     from imageveil.audit.attack import run_attack
 
-    options = {"threat": threat, "plain": plain, "images": images, "pairs": pairs, "test_images": test_images}
-    print(run_attack(attack, scheme, data, **options, out=out, seed=seed))
+    print(
+        run_attack(
+            attack,
+            scheme,
+            data,
+            threat=threat,
+            plain=plain,
+            images=images,
+            pairs=pairs,
+            test_images=test_images,
+            out=out,
+            seed=seed,
+        )
+    )
 
 
 @app.command()
@@ -230,8 +242,10 @@ def controls(
     """Run the attacks where they are known to work, and say which reach the figure they must."""
     from imageveil.audit.controls import controls_table, run_controls
 
-    options = {"plain": plain, "only": only or (), "test_images": test_images, "seed": seed}
-    print(controls_table(out) if table else run_controls(data, out, **options))
+    if table:
+        print(controls_table(out))
+    else:
+        print(run_controls(data, out, plain=plain, only=only or (), test_images=test_images, seed=seed))
 
 
 @app.command()

@@ -36,7 +36,7 @@ def split_halves(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([values & 15, values >> 4], axis=-1)
 
 
-def standardised(values: NDArray[np.floating]) -> NDArray[np.float32]:
+def standardised(values: NDArray[np.floating | np.integer]) -> NDArray[np.float32]:
     """Columns of (M, D) with mean 0 and standard deviation 1."""
     values = values.astype(np.float32)
     values -= values.mean(axis=0)
@@ -44,7 +44,7 @@ def standardised(values: NDArray[np.floating]) -> NDArray[np.float32]:
     return scaled
 
 
-def correlations(values: NDArray[np.floating]) -> Array:
+def correlations(values: NDArray[np.floating | np.integer]) -> Array:
     """Correlations (D, D) of the columns of (M, D)."""
     values = standardised(values)
     return (values.T @ values).astype(np.float64) / len(values)

@@ -65,8 +65,7 @@ def recover_places(plain: Tensor, protected: Tensor, block: int, layout: Layout)
         found = [match_places(here[:, b], there[:, b], top, negates=layout.negates) for b in range(count)]
         order, negated = np.stack([o for o, _ in found]), np.stack([n for _, n in found])
     elif layout.inside == "shared":
-        flat = (values.reshape(-1, size) for values in (here, there))
-        order, negated = match_places(*flat, top, negates=layout.negates)
+        order, negated = match_places(here.reshape(-1, size), there.reshape(-1, size), top, negates=layout.negates)
     else:
         order = np.arange(size)
         negated = np.zeros(size, dtype=np.bool_)
@@ -106,7 +105,7 @@ def match_blocks(here: Values, there: Values, layout: Layout, top: int) -> Order
     return assign(squared_distances(shown, plain))
 
 
-def squared_distances(rows: NDArray[np.floating], columns: NDArray[np.floating]) -> Array:
+def squared_distances(rows: NDArray[np.floating | np.integer], columns: NDArray[np.floating | np.integer]) -> Array:
     """Squared distances (R, C) between the rows of (R, F) and of (C, F)."""
     rows, columns = rows.astype(np.float64), columns.astype(np.float64)
     squares: Array = np.square(rows).sum(axis=1)[:, None] + np.square(columns).sum(axis=1)[None]

@@ -95,6 +95,6 @@ class Table(Reconstruction):
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Look the bytes up; see `Reconstruction.reconstruct`."""
         where = torch.zeros(protected[0].numel(), dtype=torch.uint8)
-        places = torch.from_numpy(block_places(*protected.shape[-2:], self.block))
+        places = torch.from_numpy(block_places(protected.shape[-2], protected.shape[-1], self.block))
         where[places[:, torch.from_numpy(self.chosen)].flatten()] = 255
         return look_up(protected, self.inverse, where)

@@ -56,7 +56,8 @@ class Changes:
     @cached_property
     def inverses(self) -> NDArray[np.int64]:
         """The member that undoes each member."""
-        return np.argmin(self.products, axis=1)
+        inverses: NDArray[np.int64] = np.argmin(self.products, axis=1)
+        return inverses
 
     @property
     def quarter(self) -> int:

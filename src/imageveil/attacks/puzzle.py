@@ -102,8 +102,8 @@ def fill(group: Group, costs: Costs, changes: Changes, rows: int, columns: int) 
         offers = []
         for place in _open_places(group, rows, columns):
             price = _price(place, group, costs, changes)[:, left]
-            member, slot = np.unravel_index(int(price.argmin()), price.shape)
-            offers.append((float(price[member, slot]), place, left[int(slot)], int(member)))
+            member, slot = divmod(int(price.argmin()), price.shape[1])
+            offers.append((float(price[member, slot]), place, left[slot], member))
         _, place, piece, member = min(offers)
         group.at[place] = (piece, member)
         left.remove(piece)
