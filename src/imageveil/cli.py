@@ -196,6 +196,59 @@ def sheet(
 
 
 @app.command()
+def attack(
+    attack: Annotated[str, typer.Argument(help="Name of an attack; a wrong one lists them.")],
+    scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file.")],
+    data: Data,
+    threat: Annotated[str, typer.Option(help="ciphertext | pairs | oracle | gradients.")] = "ciphertext",
+    plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Protected images the attacker has; half of all otherwise.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Plain/protected pairs under --threat pairs.")] = 1,
+    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Put a scheme to an attack and print what it gets, beside what guessing gets."""
+    from imageveil.audit.attack import run_attack
+
+    print(
+        run_attack(
+            attack,
+            scheme,
+            data,
+            threat=threat,
+            plain=plain,
+            images=images,
+            pairs=pairs,
+            test_images=test_images,
+            out=out,
+            seed=seed,
+        )
+    )
+
+
+@app.command()
+def controls(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the records.")],
+    plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this attack; may be repeated.")] = None,
+    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; print the records as a table.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Run the attacks where they are known to work, and say which reach the figure they must."""
+    from imageveil.audit.controls import controls_table, run_controls
+
+    if table:
+        print(controls_table(out))
+    else:
+        print(run_controls(data, out, plain=plain, only=only or (), test_images=test_images, seed=seed))
+
+
+@app.command()
 def clear_cache() -> None:
     """Delete the decoded plain images that training keeps on disk."""
     from imageveil.images.arrays import clear_cache as clear

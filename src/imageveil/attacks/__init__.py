@@ -1,1 +1,12 @@
-"""Attempts to get plain images back from protected ones."""
+"""Attempts to get plain images back from protected ones. Adding one is a file here and a line below."""
+
+from imageveil.attacks import brute_force as brute_force
+from imageveil.attacks import confirmation as confirmation
+from imageveil.attacks import feature_reconstruction as feature_reconstruction
+from imageveil.attacks import jigsaw as jigsaw
+from imageveil.attacks import key_recovery as key_recovery
+from imageveil.attacks import statistics as statistics
+from imageveil.attacks.base import ATTACKS, Attack, Conditions, Matcher, Reconstruction, make_attack
+from imageveil.attacks.knowledge import THREATS, Knowledge
+
+__all__ = ["ATTACKS", "THREATS", "Attack", "Conditions", "Knowledge", "Matcher", "Reconstruction", "make_attack"]

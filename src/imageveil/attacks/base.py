@@ -1,0 +1,146 @@
+"""The contract of an attack and the registry.
+
+An attack is a frozen configuration. `fit` learns from a `Knowledge` and returns what it learned: a `Reconstruction`,
+which turns protected images into guesses of the plain ones, or a `Matcher`, which only recognises a plain image.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from imageveil.attacks.knowledge import THREATS, Knowledge
+from imageveil.errors import UsageError
+
+ATTACKS: dict[str, type["Attack"]] = {}
+"""Every attack class by its name in records and on the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under what an attack runs.
+
+    Attributes:
+        seed: decides every random choice.
+        device: where networks of attacks that learn are trained.
+        folder: run directory of an attack that learns, for resuming; None keeps nothing.
+    """
+
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    folder: Path | None = None
+
+
+class Reconstruction(ABC):
+    """What an attack that reconstructs has learned."""
+
+    @abstractmethod
+    def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Guess plain images.
+
+        Args:
+            protected: protected images, uint8 (N, 3, H', W').
+            labels: their classes (N,), which the cloud has; None where the data has none.
+
+        Returns:
+            uint8 (N, 3, H', W').
+        """
+
+    def figures(self) -> dict[str, float]:
+        """Further figures for the record, for example the number of keys tried."""
+        return {}
+
+
+class Matcher(ABC):
+    """What an attack has learned that only tells which plain image was protected."""
+
+    @abstractmethod
+    def scores(self, protected: Tensor, candidates: Tensor) -> Tensor:
+        """Hold protected images against plain candidates.
+
+        Args:
+            protected: uint8 (N, 3, H', W').
+            candidates: plain images, uint8 (M, 3, H, W).
+
+        Returns:
+            float (N, M), larger where the candidate is likelier.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """A configuration of an attack; printing it shows every value.
+
+    A subclass sets `name`, `threats` and `schemes`, is a frozen keyword-only dataclass, and is registered by being
+    defined.
+
+    Attributes:
+        name: the attack's name in records.
+        threats: the threat models under which it can run.
+        schemes: the published algorithms it applies to; None for all.
+    """
+
+    name: ClassVar[str]
+    threats: ClassVar[tuple[str, ...]] = THREATS
+    schemes: ClassVar[tuple[str, ...] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            if ATTACKS.get(cls.name, cls).__qualname__ != cls.__qualname__:
+                raise ValueError(f"two attacks are called {cls.name!r}")
+            ATTACKS[cls.name] = cls
+
+    @abstractmethod
+    def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction | Matcher:
+        """Learn from what the attacker has.
+
+        Args:
+            knowledge: all that the attack may use.
+            conditions: seed, device and run directory; None takes the defaults.
+
+        Raises:
+            UsageError: the attack cannot run under this threat model or on this scheme; see `require`.
+        """
+
+    def require(self, knowledge: Knowledge) -> None:
+        """Refuse what the attack cannot work with.
+
+        Raises:
+            UsageError: the threat model or the scheme is none of the attack's.
+        """
+        if knowledge.threat not in self.threats:
+            able = " or ".join(self.threats)
+            raise UsageError(f"{self.name} cannot run under the threat {knowledge.threat!r}; use --threat {able}")
+        if not self.applies_to(knowledge.scheme.name):
+            raise UsageError(
+                f"{self.name} does not apply to {knowledge.scheme.name}; it is for {', '.join(self.schemes or ())}"
+            )
+
+    @classmethod
+    def applies_to(cls, scheme: str) -> bool:
+        """Whether the attack is made for schemes of this kind."""
+        return cls.schemes is None or scheme in cls.schemes
+
+
+def make_attack(name: str, values: Mapping[str, Any] | None = None) -> Attack:
+    """Build an attack by name.
+
+    Args:
+        name: a name of `ATTACKS`.
+        values: fields that differ from the attack's defaults.
+
+    Raises:
+        UsageError: there is no such attack, or it has no such field.
+    """
+    if name not in ATTACKS:
+        raise UsageError(f"there is no attack {name!r}; choose one of: {', '.join(sorted(ATTACKS))}")
+    try:
+        return ATTACKS[name](**dict(values or {}))
+    except TypeError as error:
+        fields = ", ".join(ATTACKS[name].__dataclass_fields__) or "none"
+        raise UsageError(f"{name} has no such value; its values are: {fields}") from error

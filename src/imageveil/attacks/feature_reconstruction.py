@@ -1,0 +1,79 @@
+"""Feature reconstruction (Chang and Li, arXiv 2004.13263): outlines from pixel-based encryption, whatever the key."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from imageveil.attacks.base import Attack, Conditions, Reconstruction
+from imageveil.attacks.knowledge import Knowledge
+from imageveil.attacks.pixel_statistics import hypotheses
+from imageveil.errors import UsageError
+
+VARIANTS = ("basic", "advanced")
+CHUNK = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureReconstruction(Attack):
+    """Feature reconstruction attack, one protected image at a time.
+
+    Attributes:
+        variant: `basic` negates every value above 127; `advanced` gives every pixel the one of 48 orders and flips of
+            its colours that lies nearest to its neighbour.
+    """
+
+    name: ClassVar[str] = "feature-reconstruction"
+
+    variant: str = "advanced"
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise UsageError(f"variant must be {' or '.join(VARIANTS)}, not {self.variant!r}")
+
+    def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction:
+        """Nothing is learned; see `Attack.fit`."""
+        self.require(knowledge)
+        return Outlines(advanced=self.variant == "advanced")
+
+
+class Outlines(Reconstruction):
+    """The two rules of the paper."""
+
+    def __init__(self, *, advanced: bool) -> None:
+        self.advanced = advanced
+
+    def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Decide every value or pixel; see `Reconstruction.reconstruct`."""
+        if not self.advanced:
+            return torch.where(protected > 127, 255 - protected, protected)
+        return torch.cat([follow_neighbours(part) for part in protected.split(CHUNK)])
+
+
+def follow_neighbours(images: Tensor) -> Tensor:
+    """Choose for every pixel the candidate with the least L1 distance to the pixel above (first row: to the left).
+
+    Args:
+        images: uint8 (N, 3, H, W). The first pixel, which has no such neighbour, is decided by the basic rule.
+
+    Returns:
+        uint8 (N, 3, H, W).
+    """
+    keys = torch.from_numpy(hypotheses()).float()
+    centred = images.float() - 127.5
+    out = centred.clone()
+    out[:, :, 0, 0] = -centred[:, :, 0, 0].abs()
+    for column in range(1, images.shape[-1]):
+        out[:, :, 0, column] = _nearest(keys, centred[:, :, 0, column, None], out[:, :, 0, column - 1, None])[..., 0]
+    for row in range(1, images.shape[-2]):
+        out[:, :, row] = _nearest(keys, centred[:, :, row], out[:, :, row - 1])
+    return (out + 127.5).round().to(torch.uint8)
+
+
+def _nearest(keys: Tensor, values: Tensor, neighbours: Tensor) -> Tensor:
+    """The candidate nearest to the neighbour: (N, 3, W) and (N, 3, W) to (N, 3, W)."""
+    candidates = torch.einsum("kij,njw->nkiw", keys, values)
+    best = (candidates - neighbours[:, None]).abs().sum(dim=2).argmin(dim=1)
+    chosen: Tensor = candidates.gather(1, best[:, None, None].expand(-1, 1, 3, -1))[:, 0]
+    return chosen

@@ -1,0 +1,222 @@
+"""Threat models: what an attacker is handed. An attack gets one `Knowledge` and can reach nothing else.
+
+Every attacker knows the published algorithm (its name and block size, not the key or weights), the protected images
+with their labels, and unpaired plain images of the same kind. Beyond that
+
+- `ciphertext` knows nothing;
+- `recipe` has the classifier that the cloud trained and the public recipe of the scheme;
+- `pairs` has some plain images together with their protected selves;
+- `oracle` may have any plain image protected;
+- `gradients` holds the differentiable transformation itself.
+
+The functions of these names build a `Knowledge` from a scheme and training images. Tensors are copied, so that no view
+leads back to images that were left out; the images an attack is judged on never come in here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.schemes.base import Scheme
+
+THREATS = ("ciphertext", "recipe", "pairs", "oracle", "gradients")
+"""All threat models, as records name them."""
+
+BATCH_PIXELS = 500 * 32 * 32
+
+Transformation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicScheme:
+    """What is published about a scheme.
+
+    Attributes:
+        name: the algorithm, as `SCHEMES` calls it.
+        block: pixels on a block's side, or None where there are no blocks.
+        key_per_image: whether every image has a key of its own.
+    """
+
+    name: str
+    block: int | None
+    key_per_image: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Plain images, uint8 (k, 3, H, W), and the same images protected, uint8 (k, 3, H', W')."""
+
+    plain: Tensor
+    protected: Tensor
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def first(self, number: int) -> "Pairs":
+        """At most the first `number` pairs."""
+        return Pairs(plain=self.plain[:number], protected=self.protected[:number])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """Everything one attacker has.
+
+    Attributes:
+        threat: the threat model.
+        scheme: the published algorithm.
+        protected: protected images, uint8 (N, 3, H', W'), as the cloud has them.
+        labels: their classes, int64 (N,), or None where the data has none.
+        plain: unpaired plain images of the same kind, uint8 (M, 3, H, W); none of them is among the protected ones.
+        plain_labels: their classes, int64 (M,), or None.
+        known_pairs: under `pairs`, plain images with their protected selves.
+        oracle: under `oracle` and `gradients`, protects any plain batch, uint8 to uint8.
+        transformation: under `gradients`, the differentiable h, float [0, 1] to float [0, 1].
+        classifier: under `recipe`, the cloud's classifier, protected floats in [0, 1] to logits.
+        recipe: under `recipe`, what is public about the making of the scheme.
+    """
+
+    threat: str
+    scheme: PublicScheme
+    protected: Tensor
+    labels: Tensor | None
+    plain: Tensor
+    plain_labels: Tensor | None
+    known_pairs: Pairs | None = None
+    oracle: Transformation | None = None
+    transformation: Transformation | None = None
+    classifier: Transformation | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def pairs(self, number: int) -> Pairs:
+        """At most `number` pairs: those known, or plain images sent through the oracle.
+
+        Raises:
+            UsageError: this attacker can have no pairs.
+        """
+        if self.known_pairs is not None:
+            return self.known_pairs.first(number)
+        if self.oracle is None:
+            raise UsageError(f"an attacker under the threat {self.threat!r} has no pairs; use --threat pairs or oracle")
+        plain = self.plain[:number].clone()
+        return Pairs(plain=plain, protected=self.oracle(plain))
+
+
+def protect_batches(scheme: Scheme, images: Tensor, ids: list[str] | None) -> Tensor:
+    """Protect many images batch by batch: uint8 (N, 3, H, W) to uint8 (N, 3, H', W')."""
+    size = max(1, BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
+    parts = range(0, len(images), size)
+    return torch.cat(
+        [scheme.protect(images[i : i + size], ids=None if ids is None else ids[i : i + size]) for i in parts]
+    )
+
+
+def ciphertext(
+    scheme: Scheme,
+    train: ImageArrays,
+    *,
+    plain: ImageArrays | None = None,
+    images: int | None = None,
+    seed: int = 0,
+) -> Knowledge:
+    """The paper's setting: half T1 of the training images protected, the other half T2 plain and unpaired.
+
+    Args:
+        scheme: the scheme under attack.
+        train: the owner's training images.
+        plain: unpaired plain images from elsewhere, of the same size, in place of T2.
+        images: use only so many of T1; None takes all.
+        seed: decides the halves.
+
+    Raises:
+        UsageError: there are fewer than four training images, or `plain` has another size.
+    """
+    first, second = halves(train, images=images, seed=seed)
+    unpaired = second if plain is None else plain
+    if unpaired.images.shape[1:] != train.images.shape[1:]:
+        raise UsageError(
+            f"the unpaired plain images of {unpaired.name} differ in size from {train.name}; give images of one size"
+        )
+    return Knowledge(
+        threat="ciphertext",
+        scheme=PublicScheme(name=scheme.name, block=getattr(scheme, "block", None), key_per_image=scheme.needs_ids),
+        protected=protect_batches(scheme, first.images, first.keys),
+        labels=None if first.labels is None else first.labels.clone(),
+        plain=unpaired.images.clone(),
+        plain_labels=None if unpaired.labels is None else unpaired.labels.clone(),
+    )
+
+
+def recipe(
+    scheme: Scheme, train: ImageArrays, *, classifier: Transformation, public: Mapping[str, Any], **options: Any
+) -> Knowledge:
+    """As `ciphertext` (which takes the other options), with the cloud's classifier and the public recipe."""
+    known = ciphertext(scheme, train, **options)
+    return replace(known, threat="recipe", classifier=classifier, recipe=dict(public))
+
+
+def pairs(scheme: Scheme, train: ImageArrays, *, number: int, **options: Any) -> Knowledge:
+    """As `ciphertext`, with the plain images of the first `number` protected ones.
+
+    Raises:
+        UsageError: there are fewer protected images than that, or `number` is not positive.
+    """
+    known = ciphertext(scheme, train, **options)
+    if not 1 <= number <= len(known.protected):
+        raise UsageError(f"--pairs must be from 1 to {len(known.protected)} here, not {number}")
+    first, _ = halves(train, images=options.get("images"), seed=options.get("seed", 0))
+    given = Pairs(plain=first.images[:number].clone(), protected=known.protected[:number].clone())
+    return replace(known, threat="pairs", known_pairs=given)
+
+
+def oracle(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
+    """As `ciphertext`, with a function that protects any plain batch, each image under a fresh identity."""
+    return replace(ciphertext(scheme, train, **options), threat="oracle", oracle=_oracle(scheme))
+
+
+def gradients(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
+    """As `oracle`, with the differentiable transformation.
+
+    Raises:
+        UsageError: the scheme has none.
+    """
+    forward = getattr(scheme, "forward", None)
+    if forward is None:
+        raise UsageError(f"{scheme.label} is no network, so that nobody has its gradients; use --threat oracle")
+
+    def transformation(images: Tensor) -> Tensor:
+        out: Tensor = forward(images)
+        return out
+
+    known = oracle(scheme, train, **options)
+    return replace(known, threat="gradients", transformation=transformation)
+
+
+def halves(train: ImageArrays, *, images: int | None, seed: int) -> tuple[ImageArrays, ImageArrays]:
+    """Split training images into T1 (cut to `images`) and T2.
+
+    Raises:
+        UsageError: there are fewer than four images, or `images` is not positive.
+    """
+    if len(train) < 4:
+        raise UsageError(f"{train.name} has {len(train)} training images; an attack needs at least four")
+    if images is not None and images < 1:
+        raise UsageError(f"--images must be positive, not {images}")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    half = len(train) // 2
+    return train.subset(order[:half][:images]), train.subset(order[half:])
+
+
+def _oracle(scheme: Scheme) -> Transformation:
+    numbers = count()
+
+    def protect(images: Tensor) -> Tensor:
+        ids = [f"oracle/{next(numbers)}" for _ in range(len(images))] if scheme.needs_ids else None
+        return protect_batches(scheme, images, ids)
+
+    return protect

@@ -1,0 +1,240 @@
+"""Positive controls: cases where an attack is known to work, and the figure it must reach.
+
+An attack that fails says nothing about a scheme unless it succeeds where it should. Where a control is missed, the
+attack's results are void.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imageveil.attacks import make_attack
+from imageveil.attacks.brute_force import short_key
+from imageveil.audit.attack import attack_scheme, build_knowledge
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays, load_arrays
+from imageveil.records import read_records, write_json
+from imageveil.schemes import SCHEMES, Scheme
+from imageveil.schemes.keyed import KeyedScheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """One row of the table.
+
+    Attributes:
+        attack: name of the attack.
+        scheme: name of a scheme that needs no training.
+        metric: the figure that is judged.
+        target: what it must reach, compared at as many decimals as `decimals`.
+        threat: the threat model.
+        values: fields of the attack that differ from its defaults.
+        tolerance: where given, the figure must lie this near to the target, above or below.
+        decimals: decimals of the target.
+        block: pixels on a block's side; None takes the scheme's default.
+        pairs: number of pairs under the threat `pairs`.
+        images: protected images at the attacker's disposal.
+        key_bits: bits of a key that is cut short; None takes a whole key.
+        pieces: whether the control is for large images that blocks of 16 pixels cut into pieces.
+    """
+
+    attack: str
+    scheme: str
+    metric: str
+    target: float
+    threat: str = "ciphertext"
+    values: dict[str, Any] = field(default_factory=dict)
+    tolerance: float | None = None
+    decimals: int = 3
+    block: int | None = None
+    pairs: int = 1
+    images: int = 1000
+    key_bits: int | None = None
+    pieces: bool = False
+
+    @property
+    def name(self) -> str:
+        """File name of the record."""
+        pairs = f"-{self.pairs}-pairs" if self.threat == "pairs" else ""
+        return f"{self.attack}-{self.scheme}{pairs}-{self.metric.replace('_', '-')}"
+
+    def passed(self, value: float) -> bool:
+        """Whether a figure reaches the target."""
+        if self.tolerance is not None:
+            return abs(round(value, self.decimals) - self.target) <= self.tolerance + 1e-9
+        return round(value, self.decimals) >= self.target
+
+    def make_scheme(self, seed: int) -> Scheme:
+        """The scheme with a key that only the seed decides, so that a control can be repeated; it protects nobody."""
+        kind = SCHEMES[self.scheme]
+        secret = hashlib.sha256(f"control {seed}".encode()).digest()
+        if self.key_bits is not None:
+            secret = short_key(int.from_bytes(secret, "big") % (1 << self.key_bits))
+        assert issubclass(kind, KeyedScheme)
+        return kind(secret, block=self.block)
+
+
+def _pairs(scheme: str, number: int, metric: str, target: float, images: int = 2) -> Control:
+    return Control(
+        attack="key-recovery",
+        scheme=scheme,
+        threat="pairs",
+        pairs=number,
+        images=max(number, images),
+        metric=metric,
+        target=target,
+    )
+
+
+def _outlines(metric: str, target: float, tolerance: float | None = None) -> Control:
+    return Control(
+        attack="feature-reconstruction",
+        scheme="pixel-different",
+        values={"variant": "basic"},
+        metric=metric,
+        target=target,
+        tolerance=tolerance,
+        images=2,
+    )
+
+
+CONTROLS: tuple[Control, ...] = (
+    Control(attack="statistics", scheme="pixel-same", metric="ssim", target=1.0),
+    Control(attack="statistics", scheme="tanaka", metric="ssim", target=0.56, decimals=2),
+    Control(attack="statistics", scheme="extended", metric="ssim", target=0.555),
+    Control(attack="statistics", scheme="compressible", metric="ssim", target=0.555),
+    _pairs("tanaka", 1, "ssim", 1.0),
+    _pairs("extended", 8, "ssim", 0.999),
+    _pairs("pixel-same", 2, "ssim", 1.0),
+    _pairs("compressible", 2, "bytes_exact", 0.978),
+    _pairs("block-shuffle", 1, "bytes_exact", 0.978),
+    _pairs("block-negative", 1, "bytes_exact", 0.978),
+    _pairs("block-ffx", 2, "bytes_exact", 0.978, images=1000),
+    _outlines("ssim", 0.218, tolerance=0.01),
+    _outlines("reid_within_gradient", 0.95),
+    Control(
+        attack="brute-force",
+        scheme="block-shuffle",
+        metric="bytes_exact",
+        target=1.0,
+        images=2,
+        key_bits=16,
+        decimals=6,
+    ),
+    Control(
+        attack="jigsaw",
+        scheme="block-permute",
+        metric="puzzle_neighbours",
+        target=0.8,
+        decimals=2,
+        block=16,
+        images=2,
+        pieces=True,
+    ),
+    Control(attack="confirmation", scheme="pixel-same", threat="oracle", metric="confirm_top1", target=1.0),
+)
+
+
+def run_control(
+    control: Control, train: ImageArrays, test: ImageArrays, *, plain: ImageArrays | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Run one control.
+
+    Args:
+        control: the row.
+        train: images of the owner and of the attacker.
+        test: held-out images to judge on.
+        plain: unpaired plain images of another source; None takes half of `train`.
+        seed: decides the key and every random choice.
+
+    Returns:
+        A record of the task `control`: `target` holds the metric's name and figure, `passed` whether it was reached.
+    """
+    scheme = control.make_scheme(seed)
+    known = build_knowledge(
+        control.threat, scheme, train, plain=plain, images=control.images, pairs=control.pairs, seed=seed
+    )
+    # Floors say how far a scheme is from blind guesses; a control asks only whether the attack works.
+    found = attack_scheme(make_attack(control.attack, control.values), scheme, known, test, floor={}, seed=seed)
+    target = {control.metric: control.target}
+    if control.tolerance is not None:
+        target["tolerance"] = control.tolerance
+    value = found["metrics"][control.metric]
+    return found | {"task": "control", "target": target, "passed": control.passed(value), "floors": None}
+
+
+def run_controls(
+    data: str,
+    out: Path,
+    *,
+    plain: str | None = None,
+    only: Sequence[str] = (),
+    test_images: int = 1000,
+    seed: int = 0,
+) -> str:
+    """Run all controls that fit the images, one record a control, and say which passed.
+
+    Args:
+        data: images with the splits `train` and `test`. Those of at most 64 pixels serve all controls but the jigsaw's,
+            larger ones serve that.
+        out: folder for the records.
+        plain: unpaired plain images of another source.
+        only: names of attacks; empty runs all.
+        test_images: judge on so many test images, from the first on.
+        seed: decides every key and random choice.
+
+    Returns:
+        One line a control.
+
+    Raises:
+        UsageError: the images are missing, or no control fits.
+        RunError: a file cannot be written.
+    """
+    train, test = load_arrays(data, "train"), load_arrays(data, "test")
+    test = test.subset(torch.arange(min(test_images, len(test))))
+    other = None if plain is None else load_arrays(plain, "train")
+    pieces = min(train.images.shape[-2:]) > 64
+    chosen = [row for row in CONTROLS if row.pieces == pieces and (not only or row.attack in only)]
+    if not chosen:
+        raise UsageError(f"no control of {', '.join(only) or 'any attack'} is for images of the size of {data}")
+    lines = []
+    for control in chosen:
+        found = run_control(control, train, test, plain=other, seed=seed)
+        write_json(out / f"{control.name}-{test.name}.json", found)
+        lines.append(describe_control(found))
+        print(lines[-1], flush=True)
+    missed = sum(line.startswith("MISSED") for line in lines)
+    return f"{len(lines) - missed} of {len(lines)} controls passed"
+
+
+def describe_control(found: dict[str, Any]) -> str:
+    """One control's record as a line."""
+    metric, target = next(iter(found["target"].items()))
+    verdict = "passed" if found["passed"] else "MISSED"
+    return (
+        f"{verdict} {found['attack']} on {found['scheme']}, {found['data']}, {found['threat']}: "
+        f"{metric} {found['metrics'][metric]:.4f}, target {target}, {found['seconds']} s"
+    )
+
+
+def controls_table(folder: Path) -> str:
+    """The records of a folder as a Markdown table."""
+    rows = [
+        "| attack | scheme | data | threat | figure | target | measured | passed | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for found in read_records(folder):
+        metric, target = next(iter(found["target"].items()))
+        margin = f" ± {found['target']['tolerance']}" if "tolerance" in found["target"] else ""
+        cells = (found["attack"], found["scheme"], found["data"], found["threat"], metric, f"{target}{margin}")
+        measured = (
+            f"{found['metrics'][metric]:.4f}",
+            "yes" if found["passed"] else "**no**",
+            f"{found['seconds']:.1f}",
+        )
+        rows.append(f"| {' | '.join((*cells, *measured))} |")
+    return "\n".join(rows)

@@ -1,0 +1,285 @@
+"""Attacks on real images: one table of targets, what an attacker can reach, and how an attack is added."""
+
+import gc
+import json
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from imageveil.attacks import ATTACKS, Attack, Matcher, Reconstruction, knowledge, make_attack
+from imageveil.attacks.assignment import exchange_pairs, match_correlations
+from imageveil.attacks.brute_force import short_key
+from imageveil.attacks.pieces import Changes
+from imageveil.audit.attack import attack_scheme, build_knowledge, judge
+from imageveil.audit.controls import CONTROLS, Control, controls_table, describe_control, run_control
+from imageveil.audit.puzzles import puzzle_figures
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.records import FIELDS, write_json
+from imageveil.schemes import SCHEMES, Scheme
+
+
+def crops(side: int, number: int, *photographs: np.ndarray) -> Tensor:
+    """Random squares of photographs, uint8 (number, 3, side, side)."""
+    generator = np.random.default_rng(7)
+    found = []
+    for _ in range(number):
+        photograph = photographs[generator.integers(len(photographs))]
+        top, left = (generator.integers(length - side) for length in photograph.shape[:2])
+        found.append(photograph[top : top + side, left : left + side])
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+
+
+def arrays(name: str, images: Tensor) -> ImageArrays:
+    """A data set of two classes."""
+    keys = [f"{name}/{number}" for number in range(len(images))]
+    return ImageArrays(name=name, images=images, labels=torch.arange(len(images)) % 2, classes=["a", "b"], keys=keys)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[np.ndarray]:
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    return [data.astronaut(), data.coffee(), data.chelsea(), *load_sample_images().images]
+
+
+@pytest.fixture(scope="session")
+def train(photographs) -> ImageArrays:
+    return arrays("crops", crops(32, 1600, *photographs))
+
+
+@pytest.fixture(scope="session")
+def test(tiles) -> ImageArrays:
+    return arrays("tiles", tiles[::8])
+
+
+@pytest.fixture(scope="session")
+def large(photographs) -> ImageArrays:
+    return arrays("large", crops(96, 8, *photographs))
+
+
+def row(attack: str, scheme: str, metric: str, target: float, **options) -> Control:
+    return Control(attack=attack, scheme=scheme, metric=metric, target=target, **options)
+
+
+def pairs(scheme: str, number: int, metric: str = "bytes_exact", target: float = 1.0, images: int = 2) -> Control:
+    images = max(number, images)
+    return row("key-recovery", scheme, metric, target, threat="pairs", pairs=number, images=images)
+
+
+TARGETS = [
+    row("statistics", "pixel-same", "ssim", 0.99, images=500, values={"pool": True}),
+    row("statistics", "tanaka", "reid_top1", 0.9, images=300),
+    pairs("tanaka", 1, target=0.98),
+    pairs("extended", 12, target=0.98),
+    pairs("pixel-same", 3, target=0.98),
+    pairs("compressible", 2, target=0.97),
+    pairs("block-shuffle", 1, target=0.97),
+    pairs("block-negative", 1),
+    pairs("block-ffx", 4, target=0.95, images=400),
+    pairs("block-permute", 2, target=0.97),
+    pairs("shuffle", 12, target=0.8),
+    pairs("patch-permutation", 12, target=0.98),
+    row("feature-reconstruction", "pixel-different", "reid_top1_gradient", 0.8),
+    row("feature-reconstruction", "pixel-different", "ssim_either_sign", 0.1, values={"variant": "basic"}),
+    row("brute-force", "block-shuffle", "bytes_exact", 1.0, key_bits=7, values={"bits": 7}, images=2),
+    row("confirmation", "pixel-same", "confirm_top1", 1.0, threat="oracle", images=2),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.attack}-{target.scheme}")
+def test_attack_reaches_its_target(target: Control, train: ImageArrays, test: ImageArrays) -> None:
+    found = run_control(target, train, test)
+    assert found["passed"], describe_control(found)
+    assert set(found) == set(FIELDS) and found["task"] == "control" and found["n"] == len(test)
+
+
+def test_jigsaw_puts_pieces_together(large: ImageArrays) -> None:
+    target = row("jigsaw", "block-permute", "puzzle_neighbours", 0.6, block=16, images=2)
+    found = run_control(target, large, large.subset(torch.arange(3)))
+    assert found["passed"], describe_control(found)
+
+
+def test_every_attack_has_a_control_and_a_target() -> None:
+    assert {control.attack for control in CONTROLS} == set(ATTACKS) == {t.attack for t in TARGETS} | {"jigsaw"}
+    assert len({control.name for control in CONTROLS}) == len(CONTROLS)
+
+
+# What an attacker can reach
+
+
+def reachable(start: object) -> list[object]:
+    """Everything that can be got at from an object, short of what belongs to the interpreter."""
+    seen, queue = {}, [start]
+    while queue:
+        thing = queue.pop()
+        if id(thing) in seen or isinstance(thing, type | ModuleType | FunctionType):
+            continue
+        seen[id(thing)] = thing
+        queue += gc.get_referents(thing)
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("threat", ["ciphertext", "pairs"])
+def test_knowledge_leads_to_no_secret(threat: str, train: ImageArrays) -> None:
+    scheme = SCHEMES["pixel-same"](short_key(12345))
+    known = build_knowledge(threat, scheme, train, images=10, pairs=2)
+    things = reachable(known)
+    assert not any(isinstance(thing, Scheme | ImageArrays) for thing in things)
+    assert scheme.master not in [thing for thing in things if isinstance(thing, bytes)]
+    tensors = [thing for thing in things if isinstance(thing, Tensor)]
+    assert tensors
+    for tensor in tensors:
+        # No view that leads back to the images it was cut from.
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    assert (known.known_pairs is not None) == (threat == "pairs")
+    assert known.oracle is None and known.transformation is None and known.classifier is None
+
+
+def test_plain_halves_are_apart(train: ImageArrays) -> None:
+    known = knowledge.ciphertext(SCHEMES["none"](), train)
+    one, two = ({image.numpy().tobytes() for image in images} for images in (known.protected, known.plain))
+    assert len(known.protected) == len(known.plain) == 800
+    assert len(one & two) <= len(train) - len({image.numpy().tobytes() for image in train.images})
+
+
+def test_oracle_protects_and_shows_nothing_else(train: ImageArrays) -> None:
+    scheme = SCHEMES["pixel-same"](bytes(32))
+    known = knowledge.oracle(scheme, train, images=4)
+    assert torch.equal(known.oracle(train.images[:3]), scheme.protect(train.images[:3]))
+    given = known.pairs(5)
+    assert torch.equal(scheme.protect(given.plain), given.protected) and len(given) == 5
+    fresh = knowledge.oracle(SCHEMES["pixel-different"](bytes(32)), train, images=4)
+    assert not torch.equal(fresh.oracle(train.images[:1]), fresh.oracle(train.images[:1]))
+
+
+def test_threats_that_cannot_be(train: ImageArrays) -> None:
+    scheme = SCHEMES["pixel-same"](bytes(32))
+    for threat in ("gradients", "recipe", "magic"):
+        with pytest.raises(UsageError):
+            build_knowledge(threat, scheme, train, images=2)
+    with pytest.raises(UsageError, match="pairs"):
+        build_knowledge("pairs", scheme, train, images=2, pairs=3)
+    with pytest.raises(UsageError, match="threat"):
+        make_attack("key-recovery").fit(build_knowledge("ciphertext", scheme, train, images=2))
+    with pytest.raises(UsageError, match="does not apply"):
+        make_attack("jigsaw").fit(build_knowledge("ciphertext", scheme, train, images=2))
+    known = knowledge.recipe(scheme, train, classifier=lambda x: x, public={"preset": "quick"}, images=2)
+    assert known.threat == "recipe" and known.recipe == {"preset": "quick"}
+
+
+# Adding an attack
+
+
+def test_an_attack_is_one_class(train: ImageArrays, test: ImageArrays, tmp_path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Grey(Attack):
+        name: ClassVar[str] = "grey-for-a-test"
+        shade: int = 128
+
+        def fit(self, known, conditions=None):
+            self.require(known)
+            shade = self.shade
+
+            class Found(Reconstruction):
+                def reconstruct(self, protected, labels=None):
+                    return torch.full_like(protected, shade)
+
+            return Found()
+
+    try:
+        chosen = make_attack("grey-for-a-test", {"shade": 100})
+        assert "shade=100" in repr(chosen)
+        scheme = SCHEMES["extended"](bytes(32))
+        found = attack_scheme(chosen, scheme, build_knowledge("ciphertext", scheme, train, images=2), test)
+        assert found["metrics"]["bytes_exact"] < 0.1 and "blind" in found["floors"]
+        assert found["metrics"]["reid_top1"] <= 1 / len(test) + 1e-9
+    finally:
+        del ATTACKS["grey-for-a-test"]
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(UsageError, match="statistics"):
+        make_attack("statistic")
+    with pytest.raises(UsageError, match="starts"):
+        make_attack("statistics", {"begin": 1})
+    for name, values in (("brute-force", {"bits": 200}), ("feature-reconstruction", {"variant": "x"})):
+        with pytest.raises(UsageError):
+            make_attack(name, values)
+
+
+# Parts
+
+
+def test_exchanging_pairs_finds_a_known_order() -> None:
+    generator = np.random.default_rng(0)
+    known = np.corrcoef(generator.standard_normal((12, 40)))
+    hidden = generator.permutation(12)
+    found, remains = match_correlations(known[np.ix_(hidden, hidden)], known, starts=5, seed=0)
+    assert remains < 1e-9 and (hidden[found] == np.arange(12)).all()
+    assert exchange_pairs(known, known, np.arange(12))[1] < 1e-9
+
+
+@pytest.mark.parametrize("name", ["extended", "compressible"])
+def test_statistics_order_blocks_up_to_a_turn(name: str, train: ImageArrays, test: ImageArrays) -> None:
+    # Random crops look alike upright, turned and mirrored; what their correlations decide is all but that.
+    scheme = SCHEMES[name](bytes(range(32)))
+    known = build_knowledge("ciphertext", scheme, train, images=800)
+    shown = make_attack("statistics", {"starts": 6}).fit(known).reconstruct(scheme.protect(test.images))
+    grey = test.images.float().mean(dim=1).unfold(1, 4, 4).unfold(2, 4, 4).mean(dim=(-1, -2))
+    found = shown[:, 0, ::4, ::4].float()
+    views = [v.rot90(turns, (1, 2)) for v in (found, found.flip(2)) for turns in range(4)]
+    likeness = [torch.corrcoef(torch.stack([view.flatten(), grey.flatten()]))[0, 1] for view in views]
+    assert max(likeness) > 0.8
+
+
+def test_changes_of_pieces_are_a_group() -> None:
+    changes = Changes(full=True)
+    piece = np.random.default_rng(0).standard_normal((4, 4, 3)).astype(np.float32)
+    assert len({changes.apply(piece, member).tobytes() for member in range(96)}) == 96
+    for first, then in ((3, 80), (50, 17), (95, 95)):
+        both = changes.apply(changes.apply(piece, first), then)
+        assert np.array_equal(both, changes.apply(piece, int(changes.products[then, first])))
+    assert (changes.products[np.arange(96), changes.inverses] == 0).all()
+    # A whole picture's change takes its upper right corner where `move` says.
+    for member in range(96):
+        spot = np.zeros((3, 3, 3), dtype=np.float32)
+        spot[0, 2] = 1
+        row_, column = changes.move((-1, 1), member)
+        assert changes.apply(spot, member)[1 + row_, 1 + column].any()
+
+
+def test_puzzle_figures(large: ImageArrays) -> None:
+    plain = large.images[:2]
+    assert puzzle_figures(plain, plain, 16) == {
+        "puzzle_direct": 1.0,
+        "puzzle_neighbours": 1.0,
+        "puzzle_largest": 1.0,
+    }
+    # The upper half below the lower: nothing at its place, 5 of 60 joins lost, and half in one region.
+    swapped = puzzle_figures(plain, plain.roll(48, dims=2), 16)
+    assert swapped["puzzle_direct"] < 0.1
+    assert swapped["puzzle_neighbours"] == pytest.approx(54 / 60, abs=0.02)
+    assert swapped["puzzle_largest"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_confirmation_is_no_reconstruction(train: ImageArrays, test: ImageArrays) -> None:
+    scheme = SCHEMES["noise"](bytes(32))
+    found = make_attack("confirmation", {"draws": 2}).fit(build_knowledge("oracle", scheme, train, images=2))
+    assert isinstance(found, Matcher)
+    judged = judge(found, test.images, scheme.protect(test.images), test.labels)
+    assert judged.shown is None and judged.metrics["confirm_top1"] == 1.0
+
+
+def test_controls_become_a_table(train: ImageArrays, test: ImageArrays, tmp_path) -> None:
+    found = run_control(pairs("block-negative", 1), train, test)
+    write_json(tmp_path / "one.json", found)
+    assert json.loads((tmp_path / "one.json").read_text())["passed"] is True
+    table = controls_table(tmp_path).splitlines()
+    assert len(table) == 3 and "| block-negative | tiles | pairs | bytes_exact | 1.0 |" in table[2]
