@@ -165,7 +165,9 @@ def test_similarity_record(scheme_file, folder, tmp_path, capsys):
     assert all(isinstance(value, float) for value in found["metrics"].values())
     run(["similarity", str(scheme_file), "--data", str(folder), "--out", str(tmp_path / "r" / "s.json")])
     out = capsys.readouterr().out
-    assert "tiny on pictures, 16 images" in out and "chance 0.125" in out
+    assert "tiny on pictures, 16 images" in out and "chance 0.125" in out and "mean protected image" in out
+    low, high = found["intervals"]["reid_within_mean_removed"]
+    assert low <= found["metrics"]["reid_within_mean_removed"] <= high
     assert json.loads((tmp_path / "r" / "s.json").read_text())["task"] == "similarity"
 
 

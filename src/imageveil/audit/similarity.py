@@ -78,8 +78,8 @@ def similarity(
     begun = time.monotonic()
     protected = protect_all(scheme, data.images, data.keys)
     leakage = measure(data.images, protected, data.labels, seed=seed, perceptual=perceptual)
-    residual = measure(data.images, without_mean(protected), data.labels, seed=seed).metrics
-    kept = {f"{name}_mean_removed": residual[name] for name in ("ssim", "reid_top1", "reid_within") if name in residual}
+    residual = measure(data.images, without_mean(protected), data.labels, seed=seed)
+    kept = [name for name in ("ssim", "reid_top1", "reid_within") if name in residual.metrics]
     known = None if reference is None else (reference.images, reference.labels)
     return record(
         task="similarity",
@@ -87,9 +87,9 @@ def similarity(
         data=data.name,
         seed=seed,
         n=len(data),
-        metrics=leakage.metrics | kept,
+        metrics=leakage.metrics | {f"{name}_mean_removed": residual.metrics[name] for name in kept},
         floors=floors(data.images, data.labels, reference=known, seed=seed),
-        intervals=leakage.intervals,
+        intervals=leakage.intervals | {f"{name}_mean_removed": residual.intervals[name] for name in kept},
         seconds=round(time.monotonic() - begun, 1),
     )
 
@@ -138,6 +138,11 @@ def describe(found: dict[str, Any]) -> str:
         f"chance {floor['chance'][name]:.3f}"
         for name in ("reid_top1", "reid_within")
         if name in metrics
+    ]
+    lines += [
+        f"{name} once the mean protected image is subtracted: {metrics[f'{name}_mean_removed']:.3f}"
+        for name in ("reid_top1", "reid_within")
+        if f"{name}_mean_removed" in metrics
     ]
     return "\n".join(lines)
 

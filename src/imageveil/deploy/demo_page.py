@@ -191,13 +191,19 @@ def _similarity_table(record: dict[str, Any]) -> Table:
         interval = f"{shown(name, low)} to {shown(name, high)}"
         rows.append((text, shown(name, metrics[name]), interval, floor["blind"], floor["label_only"], floor["chance"]))
     found = "reid_within" if "reid_within" in metrics else "reid_top1"
+    removed = f"{found}_mean_removed"
+    low, high = intervals[removed]
+    text = names[found] + ", mean protected image subtracted"
+    interval = f"{shown(removed, low)} to {shown(removed, high)}"
+    rows.append((text, shown(removed, metrics[removed]), interval, "", "", shown(found, floors["chance"][found])))
     return Table(
         heading="What the protected images themselves still show",
         columns=("measure", "protected", "95 % interval", "best blind guess", "best guess from label", "chance"),
         rows=rows,
         note=f"{record['n']} test images, 8-bit. An image is looked for with the best of four matchers, here "
         f"{best_matcher(metrics, found)}. The two columns of guesses say what somebody reaches who never sees the "
-        "protected image. These figures are what a viewer gets, without any attempt to undo the protection.",
+        "protected image. All but the last row are what a viewer gets, without any attempt to undo the protection; "
+        "the last one is for a viewer who has many protected images and subtracts what they have in common.",
     )
 
 
@@ -210,10 +216,16 @@ def _worth(label: str, public: bool, record: dict[str, Any]) -> list[str]:
         f"Simple matching finds the photograph behind a protected image among {metrics[f'{name}_candidates']:.0f} "
         f"{among}in {rate:.1%} of cases, where guessing finds {chance:.1%}: "
     )
+    removed, removed_low = metrics[f"{name}_mean_removed"], intervals[f"{name}_mean_removed"][0]
     if low > chance:
         seen += "these protected images do still tell photographs apart, even for somebody who does not attack them."
     else:
         seen += "no more than guessing, as far as this many images can tell."
+        if removed_low > chance:
+            seen += (
+                f" But subtract from each what all protected images have in common, and it is {removed:.1%}: they do "
+                "carry the photograph, out of sight."
+            )
     ownership = (
         f"{label} ships with imageveil and is public: anyone who has the package can protect images of their own with "
         "it, and learn from such pairs to undo it."
