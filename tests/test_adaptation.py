@@ -24,7 +24,7 @@ from imageveil.training.classifier import (
     save_classifier,
     train_classifier,
 )
-from imageveil.training.loop import open_device
+from imageveil.training.device import open_device
 
 ADAPTED = [("tanaka", "own", 32), ("tanaka", "le-adaptnet", 16), ("extended", "own", 16), ("pixel-same", "own", 32)]
 

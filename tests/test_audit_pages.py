@@ -25,7 +25,7 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes.learned import LearnedScheme
-from imageveil.training.loop import open_device
+from imageveil.training.device import open_device
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +15,14 @@ from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, block_contrast
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.schemes import load_scheme
-from imageveil.training import loop
 from imageveil.training.classifier import build_classifier, load_classifier, save_classifier, schedule, train_classifier
-from imageveil.training.loop import Device, RunDirectory, epoch_batches, flatten_state, run_steps, unflatten_state
+from imageveil.training.device import Device, keep_freed_memory, open_device
+from imageveil.training.loop import epoch_batches, run_steps
 from imageveil.training.objectives import viewer_scores
 from imageveil.training.optimizers import orthogonalise
 from imageveil.training.pipeline import balanced_subset, train_scheme
 from imageveil.training.preliminary import preliminary_protection
+from imageveil.training.run_directory import RunDirectory, flatten_state, unflatten_state
 from imageveil.training.transformation import Ingredients, TransformationTrainer, forward_shape
 
 CPU = Device(torch=torch.device("cpu"), bf16=False)
@@ -247,7 +249,7 @@ DISTRIBUTED = """
 import torch
 from imageveil.images.arrays import ImageArrays
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS
-from imageveil.training.loop import open_device, average_gradients
+from imageveil.training.device import open_device, average_gradients
 from imageveil.training.transformation import Ingredients, TransformationTrainer
 from dataclasses import replace
 
@@ -303,6 +305,20 @@ def test_bf16_agrees_with_float32_within_a_few_percent(data):
 
 def test_precision_and_device_names_are_checked():
     with pytest.raises(UsageError, match="unknown device"):
-        loop.open_device("tpu")
+        open_device("tpu")
     with pytest.raises(UsageError, match="unknown precision"):
-        loop.open_device("cpu", precision="int8")
+        open_device("cpu", precision="int8")
+
+
+@pytest.mark.skipif(not Path("/lib64/ld-linux-x86-64.so.2").exists(), reason="needs glibc")
+def test_freed_memory_is_kept_and_used_again():
+    """A second tensor of the same size takes the pages of the first: the kernel has none to clear."""
+    script = (
+        "import resource, torch; from imageveil.training.device import keep_freed_memory\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "assert keep_freed_memory()\n"
+        "for _ in range(3): start = faults(); torch.ones(40_000_000, dtype=torch.uint8)\n"
+        "print(faults() - start)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 1000

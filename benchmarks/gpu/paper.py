@@ -21,7 +21,7 @@ from imageveil.networks.vgg import VGG13
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS
 from imageveil.records import record, write_json
 from imageveil.schemes import load_scheme
-from imageveil.training.loop import Device, open_device
+from imageveil.training.device import Device, open_device
 from imageveil.training.pipeline import train_scheme
 from imageveil.training.transformation import forward_shape
 

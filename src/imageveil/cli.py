@@ -43,7 +43,7 @@ def train(
     """Learn a transformation network: classifier, preliminary protection, transformation. Resumes."""
     from imageveil.images.arrays import load_arrays
     from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
-    from imageveil.training.loop import open_device
+    from imageveil.training.device import open_device
     from imageveil.training.pipeline import train_scheme
 
     preset = preset or ("quick" if init is None else "private")
@@ -84,7 +84,7 @@ def classify(
     from imageveil.presets import CLASSIFIER_PRESETS, choose
     from imageveil.records import write_json
     from imageveil.schemes import load_scheme
-    from imageveil.training.loop import open_device
+    from imageveil.training.device import open_device
 
     config = choose(CLASSIFIER_PRESETS, preset, overrides)
     result = judge(
@@ -161,7 +161,7 @@ def demo(
 ) -> None:
     """Protect photographs, train on plain and on protected ones, and write a page about it."""
     from imageveil.deploy.demo import run_demo
-    from imageveil.training.loop import open_device
+    from imageveil.training.device import open_device
 
     chosen = open_device(device, precision=precision)
     print(f"open {run_demo(out, scheme=scheme, data=data, preset=preset, seed=seed, device=chosen)}")

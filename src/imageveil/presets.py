@@ -230,7 +230,7 @@ def transformation_quick() -> TransformationConfig:
         joint=1.0,
         distil=1.0,
         viewer=1.5,
-        warm_epochs=8,
+        warm_epochs=16,
         zoom=0.25,
     )
 

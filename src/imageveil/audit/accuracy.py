@@ -24,7 +24,8 @@ from imageveil.training.classifier import (
     save_classifier,
     train_classifier,
 )
-from imageveil.training.loop import Device, RunDirectory
+from imageveil.training.device import Device
+from imageveil.training.run_directory import RunDirectory
 
 
 def as_protect(scheme: Scheme, device: Device) -> Protect:

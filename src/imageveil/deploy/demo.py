@@ -23,7 +23,8 @@ from imageveil.records import write_json
 from imageveil.schemes import Scheme, load_scheme
 from imageveil.schemes.base import digest
 from imageveil.training.classifier import Protection, accuracy, predict, train_classifier
-from imageveil.training.loop import Device, RunDirectory, open_device
+from imageveil.training.device import Device, open_device
+from imageveil.training.run_directory import RunDirectory
 
 # Photographs whose files lie inside scikit-image's wheel; its other images would be downloaded.
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")

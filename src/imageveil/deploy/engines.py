@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, Up
-from imageveil.training.loop import open_device
+from imageveil.training.device import open_device
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
 

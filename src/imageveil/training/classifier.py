@@ -20,15 +20,10 @@ from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
 from imageveil.networks.resnet import ResNet18
 from imageveil.networks.vgg import VGG13, QuickNet
 from imageveil.presets import ClassifierConfig, as_json
-from imageveil.training.loop import (
-    Device,
-    RunDirectory,
-    average_gradients,
-    epoch_batches,
-    run_steps,
-    step_generator,
-)
+from imageveil.training.device import Device, average_gradients
+from imageveil.training.loop import epoch_batches, run_steps, step_generator
 from imageveil.training.optimizers import Muon
+from imageveil.training.run_directory import RunDirectory
 
 WHITENING_IMAGES = 2000
 

@@ -19,8 +19,10 @@ from imageveil.presets import ClassifierConfig, TransformationConfig, as_json
 from imageveil.schemes.base import read_scheme_file, resolve_scheme
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.classifier import accuracy, load_classifier, predict, save_classifier, train_classifier
-from imageveil.training.loop import Device, RunDirectory, step_generator
+from imageveil.training.device import Device
+from imageveil.training.loop import step_generator
 from imageveil.training.preliminary import preliminary_protection
+from imageveil.training.run_directory import RunDirectory
 from imageveil.training.transformation import Ingredients, train_transformation
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from imageveil.images.arrays import ImageArrays
 from imageveil.presets import PreliminaryConfig
-from imageveil.training.loop import Device, Progress, step_generator
+from imageveil.training.device import Device
+from imageveil.training.loop import Progress, step_generator
 
 
 def mean_loss(classifier: nn.Module, protected: Tensor, labels: Tensor) -> Tensor:

@@ -16,14 +16,9 @@ from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig
 from imageveil.presets import TransformationConfig
 from imageveil.training import objectives
 from imageveil.training.classifier import schedule, set_rates
-from imageveil.training.loop import (
-    Device,
-    RunDirectory,
-    average_gradients,
-    epoch_batches,
-    run_steps,
-    step_generator,
-)
+from imageveil.training.device import Device, average_gradients
+from imageveil.training.loop import epoch_batches, run_steps, step_generator
+from imageveil.training.run_directory import RunDirectory
 
 MEAN_IMAGE_SAMPLE = 5000
 
