@@ -16,7 +16,7 @@ from imageveil.networks.unet import EncoderClassifier, block_contrast
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.schemes import load_scheme
 from imageveil.training.classifier import build_classifier, load_classifier, save_classifier, schedule, train_classifier
-from imageveil.training.device import Device, keep_freed_memory, open_device
+from imageveil.training.device import Device, open_device
 from imageveil.training.loop import epoch_batches, run_steps
 from imageveil.training.objectives import viewer_scores
 from imageveil.training.optimizers import orthogonalise
@@ -312,12 +312,13 @@ def test_precision_and_device_names_are_checked():
 
 @pytest.mark.skipif(not Path("/lib64/ld-linux-x86-64.so.2").exists(), reason="needs glibc")
 def test_freed_memory_is_kept_and_used_again():
-    """A second tensor of the same size takes the pages of the first: the kernel has none to clear."""
+    """A tensor takes the pages of a larger one that was freed: the kernel has none to clear."""
     script = (
         "import resource, torch; from imageveil.training.device import keep_freed_memory\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "assert keep_freed_memory()\n"
-        "for _ in range(3): start = faults(); torch.ones(40_000_000, dtype=torch.uint8)\n"
+        "torch.ones(80_000_000, dtype=torch.uint8)\n"
+        "start = faults(); torch.ones(40_000_000, dtype=torch.uint8)\n"
         "print(faults() - start)"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
