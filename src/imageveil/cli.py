@@ -207,11 +207,17 @@ def attack(
     ] = None,
     pairs: Annotated[int, typer.Option(help="Plain/protected pairs under --threat pairs.")] = 1,
     test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    preset: Annotated[str, typer.Option(help="Budget of an attack that trains: paper | quick | smoke.")] = "quick",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, a field of the attack.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Directory of its training; the same command continues.")] = None,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Put a scheme to an attack and print what it gets, beside what guessing gets."""
-    from imageveil.audit.attack import run_attack
+    from imageveil.audit.attack import parse_values, run_attack
+    from imageveil.training.device import open_device
 
     print(
         run_attack(
@@ -223,6 +229,10 @@ def attack(
             images=images,
             pairs=pairs,
             test_images=test_images,
+            values=parse_values(attack, set_ or ()),
+            preset=preset,
+            run=run,
+            device=open_device(device, precision=precision),
             out=out,
             seed=seed,
         )

@@ -2,11 +2,13 @@
 
 An attack is a frozen configuration. `fit` learns from a `Knowledge` and returns what it learned: a `Reconstruction`,
 which turns protected images into guesses of the plain ones, or a `Matcher`, which only recognises a plain image.
+An attack that trains networks has budgets, sets of values by the name of a preset (`paper`, `quick`, `smoke`), and
+trains through `imageveil.attacks.learning`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from imageveil.attacks.knowledge import THREATS, Knowledge
 from imageveil.errors import UsageError
+from imageveil.training.device import Device, has_fast_bf16
 
 ATTACKS: dict[str, type["Attack"]] = {}
 """Every attack class by its name in records and on the command line."""
@@ -31,7 +34,7 @@ class Conditions:
     """
 
     seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: Device = field(default_factory=lambda: Device(torch=torch.device("cpu"), bf16=has_fast_bf16()))
     folder: Path | None = None
 
 
@@ -82,11 +85,13 @@ class Attack(ABC):
         name: the attack's name in records.
         threats: the threat models under which it can run.
         schemes: the published algorithms it applies to; None for all.
+        budgets: for an attack that trains, the values of each preset that differ from its defaults.
     """
 
     name: ClassVar[str]
     threats: ClassVar[tuple[str, ...]] = THREATS
     schemes: ClassVar[tuple[str, ...] | None] = None
+    budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -122,25 +127,33 @@ class Attack(ABC):
             )
 
     @classmethod
+    def values(cls) -> list[str]:
+        """Names of the fields."""
+        return [one.name for one in fields(cls)]
+
+    @classmethod
     def applies_to(cls, scheme: str) -> bool:
         """Whether the attack is made for schemes of this kind."""
         return cls.schemes is None or scheme in cls.schemes
 
 
-def make_attack(name: str, values: Mapping[str, Any] | None = None) -> Attack:
+def make_attack(name: str, values: Mapping[str, Any] | None = None, *, preset: str = "quick") -> Attack:
     """Build an attack by name.
 
     Args:
         name: a name of `ATTACKS`.
-        values: fields that differ from the attack's defaults.
+        values: fields that differ from the preset's.
+        preset: the budget of an attack that trains; the others have none.
 
     Raises:
-        UsageError: there is no such attack, or it has no such field.
+        UsageError: there is no such attack, or it has no such field or preset.
     """
     if name not in ATTACKS:
         raise UsageError(f"there is no attack {name!r}; choose one of: {', '.join(sorted(ATTACKS))}")
+    kind = ATTACKS[name]
+    if kind.budgets and preset not in kind.budgets:
+        raise UsageError(f"{name} has no preset {preset!r}; use one of: {', '.join(kind.budgets)}")
     try:
-        return ATTACKS[name](**dict(values or {}))
+        return kind(**{**kind.budgets.get(preset, {}), **(values or {})})
     except TypeError as error:
-        fields = ", ".join(ATTACKS[name].__dataclass_fields__) or "none"
-        raise UsageError(f"{name} has no such value; its values are: {fields}") from error
+        raise UsageError(f"{name} has no such value; its values are: {', '.join(kind.values()) or 'none'}") from error

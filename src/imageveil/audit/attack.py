@@ -1,15 +1,15 @@
 """Put a scheme to an attack: build what the attacker may know, let it run, judge it on held-out test images."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from imageveil.attacks import Attack, Conditions, Knowledge, Matcher, Reconstruction, knowledge, make_attack
+from imageveil.attacks import ATTACKS, Attack, Conditions, Knowledge, Matcher, Reconstruction, knowledge, make_attack
 from imageveil.attacks.jigsaw import Assembly
 from imageveil.attacks.knowledge import THREATS, protect_batches
 from imageveil.audit.floors import floors
@@ -21,8 +21,9 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.records import record, write_json
 from imageveil.schemes import Scheme, load_scheme
+from imageveil.training.device import Device
 
-PRESET = "exact"
+EXACT = "exact"
 """What records say of attacks that have no training budget."""
 
 SHOWN = ("ssim", "psnr", "mse_var", "reid_top1", "reid_within", "confirm_top1")
@@ -41,6 +42,29 @@ class Judged:
     metrics: dict[str, float]
     intervals: dict[str, list[float]]
     shown: Tensor | None
+
+
+def parse_values(attack: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Read `name=value` texts as fields of an attack.
+
+    Raises:
+        UsageError: there is no such field, or the value is of the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not texts or attack not in ATTACKS:
+        return {}
+    types = get_type_hints(ATTACKS[attack])
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in (known := ATTACKS[attack].values()):
+            raise UsageError(f"--set {text!r}: expected name=value with one of: {', '.join(known) or 'none'}")
+        try:
+            values[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"--set {name}: {error.errors()[0]['msg'].lower()} (got {value!r})") from error
+    return values
 
 
 def build_knowledge(
@@ -108,6 +132,8 @@ def attack_scheme(
     test: ImageArrays,
     *,
     floor: dict[str, dict[str, float]] | None = None,
+    preset: str = "quick",
+    conditions: Conditions | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Run an attack and judge it.
@@ -118,13 +144,15 @@ def attack_scheme(
         known: what the attacker has.
         test: held-out images.
         floor: the floors of `test`, if they are known already; None measures them.
+        preset: the budget that the attack was made with, for the record.
+        conditions: device and run directory of an attack that trains; None takes the defaults.
         seed: decides every random choice.
 
     Returns:
         A record of the task `attack`; `seconds` is the attack alone, without the judgement.
     """
     begun = time.monotonic()
-    found = attack.fit(known, Conditions(seed=seed))
+    found = attack.fit(known, replace(conditions or Conditions(), seed=seed))
     seconds = time.monotonic() - begun
     judged = judge(found, test.images, protect_batches(scheme, test.images, test.keys), test.labels, seed=seed)
     if isinstance(found, Matcher):
@@ -137,7 +165,7 @@ def attack_scheme(
         data=test.name,
         attack=attack.name,
         threat=known.threat,
-        preset=PRESET,
+        preset=preset if attack.budgets else EXACT,
         seed=seed,
         n=len(test),
         metrics=judged.metrics,
@@ -158,6 +186,9 @@ def run_attack(
     pairs: int = 1,
     test_images: int = 1000,
     values: dict[str, Any] | None = None,
+    preset: str = "quick",
+    run: Path | None = None,
+    device: Device | None = None,
     out: Path | None = None,
     seed: int = 0,
 ) -> str:
@@ -172,7 +203,10 @@ def run_attack(
         images: use only so many protected images.
         pairs: number of pairs under the threat `pairs`.
         test_images: judge on so many test images, from the first on.
-        values: fields of the attack that differ from its defaults.
+        values: fields of the attack that differ from its preset's.
+        preset: budget of an attack that trains.
+        run: directory for its training, to be continued by the same call.
+        device: where it trains; None for the processor.
         out: JSON file for the record.
         seed: decides every random choice.
 
@@ -183,11 +217,13 @@ def run_attack(
         UsageError: something that was named does not exist or does not go together.
         RunError: a file cannot be written.
     """
-    chosen, opened = make_attack(attack, values), load_scheme(scheme)
+    chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
     other = None if plain is None else load_arrays(plain, "train")
     train, test = load_arrays(data, "train"), load_arrays(data, "test")
     known = build_knowledge(threat, opened, train, plain=other, images=images, pairs=pairs, seed=seed)
-    found = attack_scheme(chosen, opened, known, test.subset(torch.arange(min(test_images, len(test)))), seed=seed)
+    test = test.subset(torch.arange(min(test_images, len(test))))
+    conditions = Conditions(folder=run) if device is None else Conditions(folder=run, device=device)
+    found = attack_scheme(chosen, opened, known, test, preset=preset, conditions=conditions, seed=seed)
     if out is not None:
         write_json(out, found)
     return describe(found, chosen)

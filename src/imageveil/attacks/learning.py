@@ -1,0 +1,111 @@
+"""What attacks that train networks share: resumable training, and images out of a trained network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from imageveil.attacks.base import Attack, Conditions
+from imageveil.training.loop import run_steps
+from imageveil.training.run_directory import RunDirectory
+
+WEIGHTS = "networks.safetensors"
+
+
+def learn(
+    attack: Attack,
+    networks: Mapping[str, nn.Module],
+    optimizers: Sequence[torch.optim.Optimizer],
+    step_fn: Callable[[int], dict[str, Tensor]],
+    *,
+    steps: int,
+    batch: int,
+    conditions: Conditions,
+    stop_after: int | None = None,
+) -> float:
+    """Train an attack's networks, in its run directory when it has one.
+
+    A finished run is not repeated: its weights are read back. An interrupted one continues from its checkpoint.
+
+    Args:
+        attack: whose values are the run's configuration; a directory of other values is refused.
+        networks: networks by name, placed on the device; left in eval mode.
+        optimizers: their optimizers.
+        step_fn: does one step, drawing all its randomness from (seed, step), and returns scalars to log.
+        steps: number of steps.
+        batch: images a step, for the rate that is shown.
+        conditions: seed, device and run directory.
+        stop_after: leave after this many steps, as if interrupted.
+
+    Returns:
+        Seconds of training over all sessions.
+
+    Raises:
+        UsageError: the run directory holds a run of another attack or other values.
+        RunError: a loss is not finite, or the run directory cannot be written.
+    """
+    run = None
+    weights = None if conditions.folder is None else conditions.folder / WEIGHTS
+    if conditions.folder is not None:
+        identity = {"attack": attack.name, "seed": conditions.seed, **asdict(attack)}
+        run = RunDirectory(conditions.folder, identity, conditions.device)
+    if run is not None and run.results is not None and weights is not None and weights.is_file():
+        saved = load_file(weights)
+        for name, network in networks.items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in saved.items() if key.startswith(f"{name}/")}
+            network.load_state_dict(own)
+            network.eval()
+        return float(run.results["seconds"])
+
+    def state() -> dict[str, Any]:
+        return {
+            "networks": {name: network.state_dict() for name, network in networks.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        }
+
+    def restore(content: dict[str, Any]) -> None:
+        for name, network in networks.items():
+            network.load_state_dict(content["networks"][name])
+        for optimizer, own in zip(optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+
+    for network in networks.values():
+        network.train()
+    seconds = run_steps(
+        title=attack.name,
+        total=steps,
+        batch=batch,
+        step_fn=step_fn,
+        state=state,
+        restore=restore,
+        run=run,
+        device=conditions.device,
+        stop_after=stop_after,
+    )
+    for network in networks.values():
+        network.eval()
+    if run is not None and weights is not None and stop_after is None:
+        tensors = {
+            f"{name}/{key}": value.detach().cpu().contiguous()
+            for name, network in networks.items()
+            for key, value in network.state_dict().items()
+        }
+        save_file(tensors, weights)
+        run.finish({"seconds": seconds})
+    return seconds
+
+
+@torch.no_grad()
+def to_images(
+    network: Callable[[Tensor], Tensor], images: Tensor, conditions: Conditions, *, batch: int = 250
+) -> Tensor:
+    """Send uint8 images (N, 3, H, W) through a network from and to floats in [0, 1]; uint8 out."""
+    out = []
+    for part in torch.split(images, batch):
+        with conditions.device.autocast():
+            floats = network(conditions.device.batch(part)).float()
+        out.append((floats.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+    return torch.cat(out)
