@@ -37,7 +37,7 @@ class ClassifierConfig:
 
     network: str = "quick"
     width: float = 1.0
-    epochs: int = 9
+    epochs: int = 10
     batch: int = 1000
     optimizer: str = "muon"
     filter_lr: float = 0.18
@@ -143,6 +143,8 @@ class TransformationConfig:
         gamma3: weight of the reconstruction error (Eq. 9).
         joint: weight of the loss of a classifier that learns along on protected images.
         distil: weight of its distance from a plain classifier's features.
+        distil_levels: how many levels of features are compared, from the finest on; 0 for all. The deepest know the
+            labels of the training images by heart; finer ones know what an image of any kind shows.
         viewer: weight of the reward for what a viewer that learns along gets wrong.
         viewer_bound: no reward beyond this share of the variance.
         viewer_widths: channels of the viewer.
@@ -173,6 +175,7 @@ class TransformationConfig:
     gamma3: float = 0.0
     joint: float = 0.0
     distil: float = 0.0
+    distil_levels: int = 0
     viewer: float = 0.0
     viewer_bound: float = 0.92
     viewer_widths: tuple[int, ...] = (16, 48, 96)
@@ -226,10 +229,12 @@ def transformation_quick() -> TransformationConfig:
         head="contrast",
         field=2,
         lr=1e-3,
-        gamma3=0.7,
-        joint=1.0,
-        distil=1.0,
-        viewer=1.5,
+        gamma3=1.5,
+        joint=0.3,
+        distil=2.0,
+        distil_levels=2,
+        viewer=1.0,
+        viewer_bound=0.75,
         warm_epochs=16,
         zoom=0.25,
     )

@@ -224,7 +224,8 @@ class TransformationTrainer:
         if self.teacher is not None:
             with torch.no_grad():
                 wanted = self.teacher.features(x)
-            values["distil"] = objectives.distillation_loss(maps, wanted)
+            levels = self.config.distil_levels or len(maps)
+            values["distil"] = objectives.distillation_loss(maps[:levels], wanted[:levels])
             loss = loss + self.config.distil * values["distil"]
         return loss
 
