@@ -14,7 +14,7 @@ from imageveil.networks.adaptation import (
     permutation_penalty,
     smoothness,
 )
-from imageveil.presets import classifier_smoke
+from imageveil.presets.classifier import classifier_smoke
 from imageveil.schemes import SCHEMES
 from imageveil.training.classifier import (
     Protection,

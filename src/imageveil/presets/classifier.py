@@ -1,0 +1,90 @@
+"""How classifiers are trained: h_theta of the paper, and those that every table judges with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """How a classifier is trained.
+
+    Attributes:
+        network: `quick`, `vgg13` or `resnet18`.
+        width: factor on the network's widths.
+        epochs: passes over the training images.
+        batch: images a step.
+        optimizer: `muon` (filters by Muon, the rest by SGD) or `sgd`.
+        filter_lr: Muon's step for filters.
+        lr: SGD's learning rate.
+        shift_scale: factor on that rate for the shifts of batch norm, with `muon`.
+        momentum: SGD's Nesterov momentum.
+        weight_decay: SGD's weight decay.
+        schedule: `linear` (to zero), `one-cycle`, or `steps` (divided by 5 at 30, 60 and 80 % of the run).
+        label_smoothing: share of the target spread over all labels.
+        padding: pixels of the random crop.
+        reflect: border of the crop by reflection, else black.
+        averaging: decay of the running average of the weights that is judged; 0 judges the last weights.
+    """
+
+    network: str = "quick"
+    width: float = 1.0
+    epochs: int = 10
+    batch: int = 1000
+    optimizer: str = "muon"
+    filter_lr: float = 0.18
+    lr: float = 0.05
+    shift_scale: float = 16.0
+    momentum: float = 0.85
+    weight_decay: float = 2e-3
+    schedule: str = "linear"
+    label_smoothing: float = 0.2
+    padding: int = 2
+    reflect: bool = True
+    averaging: float = 0.95
+
+
+def classifier_paper() -> ClassifierConfig:
+    """ResNet-18, 200 epochs, the paper's schedule (section 4 of the paper)."""
+    return ClassifierConfig(
+        network="resnet18",
+        epochs=200,
+        batch=128,
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="steps",
+        label_smoothing=0.0,
+        padding=4,
+        reflect=False,
+        averaging=0.0,
+    )
+
+
+def classifier_quick() -> ClassifierConfig:
+    """The recipe every table is made with: a small early-pooling network, a dozen epochs."""
+    return ClassifierConfig()
+
+
+def classifier_theta() -> ClassifierConfig:
+    """h_theta: VGG13 with batch norm on plain images."""
+    return ClassifierConfig(network="vgg13", epochs=9)
+
+
+def classifier_demo() -> ClassifierConfig:
+    """A narrow network for the few hundred photographs of the demo."""
+    return ClassifierConfig(width=0.25, epochs=10, batch=32, padding=8)
+
+
+def classifier_smoke() -> ClassifierConfig:
+    """Seconds, for tests."""
+    return ClassifierConfig(width=0.125, epochs=2, batch=64)
+
+
+CLASSIFIER_PRESETS: dict[str, Callable[[], ClassifierConfig]] = {
+    "paper": classifier_paper,
+    "quick": classifier_quick,
+    "theta": classifier_theta,
+    "demo": classifier_demo,
+    "smoke": classifier_smoke,
+}
