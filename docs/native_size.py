@@ -1,0 +1,55 @@
+"""The photographs that scikit-image ships, at native size, under a scheme: a sheet and a record.
+
+python docs/native_size.py gan-cifar10
+"""
+
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imageveil.audit.metrics import ssim
+from imageveil.audit.sheets import sheet
+from imageveil.deploy.demo import protect_photographs
+from imageveil.records import record, write_json
+from imageveil.schemes import load_scheme
+
+ROOT = Path(__file__).parents[1]
+SHOWN = 3
+
+
+def mean_ssim(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """Mean over photographs of the SSIM of two images (3, H, W) each."""
+    return float(np.mean([float(ssim(first[None], second[None])[0]) for first, second in pairs]))
+
+
+def main() -> None:
+    """Protect, measure, draw."""
+    name = sys.argv[1]
+    begun = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheme = load_scheme(name)
+    photographs = protect_photographs(scheme)
+    plain, protected = [one.plain for one in photographs], [one.protected for one in photographs]
+    grey = [torch.full_like(one, 128) for one in plain]
+    found = record(
+        task="similarity",
+        scheme=name,
+        data="scikit-image",
+        n=len(plain),
+        metrics={"ssim": mean_ssim(list(zip(plain, protected, strict=True)))},
+        floors={"blind": {"ssim": mean_ssim(list(zip(plain, grey, strict=True)))}},
+        seconds=round(time.monotonic() - begun, 1),
+    )
+    write_json(ROOT / "results" / "similarity" / f"scikit-image-{name}.json", found)
+    print(f"SSIM {found['metrics']['ssim']:.4f}, of grey images {found['floors']['blind']['ssim']:.4f}, n {found['n']}")
+    (ROOT / "docs" / f"{name}-native.png").write_bytes(sheet(plain[:SHOWN], protected[:SHOWN], columns=SHOWN))
+
+
+if __name__ == "__main__":
+    main()
