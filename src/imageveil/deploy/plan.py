@@ -228,12 +228,17 @@ def _class_folder(item: Item, listing: Listing) -> str:
 
 
 def _without_suffix(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    if suffix.isalnum() and stem and stem[-1] not in "/.":
+        return stem  # nearly every name; a path object takes longer than the rest of the plan
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix else name
 
 
 def _shortened(stem: str) -> str:
     """The path with a last part that leaves room for an ending."""
+    if len(os.fsencode(stem)) <= LONGEST_NAME:
+        return stem
     path = PurePosixPath(stem)
     raw = os.fsencode(path.name)
     if len(raw) <= LONGEST_NAME:
