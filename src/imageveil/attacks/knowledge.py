@@ -176,7 +176,7 @@ def pairs(scheme: Scheme, train: ImageArrays, *, number: int, **options: Any) ->
 
 def oracle(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
     """As `ciphertext`, with a function that protects any plain batch, each image under a fresh identity."""
-    return replace(ciphertext(scheme, train, **options), threat="oracle", oracle=_oracle(scheme))
+    return replace(ciphertext(scheme, train, **options), threat="oracle", oracle=protector(scheme))
 
 
 def gradients(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
@@ -212,7 +212,8 @@ def halves(train: ImageArrays, *, images: int | None, seed: int) -> tuple[ImageA
     return train.subset(order[:half][:images]), train.subset(order[half:])
 
 
-def _oracle(scheme: Scheme) -> Transformation:
+def protector(scheme: Scheme) -> Transformation:
+    """A function that protects any plain batch, uint8 to uint8, each image under a fresh identity."""
     numbers = count()
 
     def protect(images: Tensor) -> Tensor:

@@ -6,20 +6,26 @@ attack's results are void.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from imageveil.attacks import make_attack
+from imageveil.attacks import Conditions, knowledge, make_attack
 from imageveil.attacks.brute_force import short_key
 from imageveil.audit.attack import attack_scheme, build_knowledge
+from imageveil.audit.control_runs import cloud_classifier, short_run
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.records import read_records, write_json
 from imageveil.schemes import SCHEMES, Scheme
+from imageveil.schemes.controls import KeylessControl, SecretControl
 from imageveil.schemes.keyed import KeyedScheme
+from imageveil.schemes.learned import LearnedScheme
+from imageveil.training.device import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +34,11 @@ class Control:
 
     Attributes:
         attack: name of the attack.
-        scheme: name of a scheme that needs no training.
+        scheme: name of a scheme that needs no training; or `learned`, for which a small one is trained, its run is
+            handed to the attack as `stolen`, and `target` is a multiple of the error that its log ends with.
         metric: the figure that is judged.
         target: what it must reach, compared at as many decimals as `decimals`.
+        at_most: the figure must stay below the target instead: an error.
         threat: the threat model.
         values: fields of the attack that differ from its defaults.
         tolerance: where given, the figure must lie this near to the target, above or below.
@@ -49,6 +57,7 @@ class Control:
     threat: str = "ciphertext"
     values: dict[str, Any] = field(default_factory=dict)
     tolerance: float | None = None
+    at_most: bool = False
     decimals: int = 3
     block: int | None = None
     pairs: int = 1
@@ -66,6 +75,8 @@ class Control:
         """Whether a figure reaches the target."""
         if self.tolerance is not None:
             return abs(round(value, self.decimals) - self.target) <= self.tolerance + 1e-9
+        if self.at_most:
+            return round(value, self.decimals) < self.target
         return round(value, self.decimals) >= self.target
 
     def make_scheme(self, seed: int) -> Scheme:
@@ -74,8 +85,12 @@ class Control:
         secret = hashlib.sha256(f"control {seed}".encode()).digest()
         if self.key_bits is not None:
             secret = short_key(int.from_bytes(secret, "big") % (1 << self.key_bits))
-        assert issubclass(kind, KeyedScheme)
-        return kind(secret, block=self.block)
+        if issubclass(kind, KeyedScheme):
+            return kind(secret, block=self.block)
+        if issubclass(kind, SecretControl):
+            return kind(secret)
+        assert issubclass(kind, KeylessControl)
+        return kind.generate()
 
 
 def _pairs(scheme: str, number: int, metric: str, target: float, images: int = 2) -> Control:
@@ -136,11 +151,27 @@ CONTROLS: tuple[Control, ...] = (
         pieces=True,
     ),
     Control(attack="confirmation", scheme="pixel-same", threat="oracle", metric="confirm_top1", target=1.0),
+    Control(attack="inverse-network", scheme="random-conv", threat="oracle", metric="ssim", target=0.9),
+    # A blurred image itself has 0.627.
+    Control(attack="inverse-network", scheme="blur", threat="oracle", metric="ssim", target=0.628),
+    # The log averages over augmented training images, and over steps that still improved.
+    Control(attack="leaked-inverse", scheme="learned", metric="mse_var", target=1.25, at_most=True, decimals=4),
+    Control(
+        attack="sdar", scheme="random-conv", threat="recipe", metric="mse_var", target=0.5, at_most=True, images=25_000
+    ),
+    Control(attack="gradients", scheme="random-conv", threat="gradients", metric="mse_var", target=0.2, at_most=True),
 )
 
 
 def run_control(
-    control: Control, train: ImageArrays, test: ImageArrays, *, plain: ImageArrays | None = None, seed: int = 0
+    control: Control,
+    train: ImageArrays,
+    test: ImageArrays,
+    *,
+    plain: ImageArrays | None = None,
+    preset: str = "quick",
+    conditions: Conditions | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Run one control.
 
@@ -149,20 +180,39 @@ def run_control(
         train: images of the owner and of the attacker.
         test: held-out images to judge on.
         plain: unpaired plain images of another source; None takes half of `train`.
+        preset: budget of an attack that trains.
+        conditions: device and run directory of an attack that trains; None takes the defaults.
         seed: decides the key and every random choice.
 
     Returns:
-        A record of the task `control`: `target` holds the metric's name and figure, `passed` whether it was reached.
+        A record of the task `control`: `target` holds the metric's name and figure first, then `tolerance` or
+        `at_most` where they apply; `passed` says whether it was reached.
     """
-    scheme = control.make_scheme(seed)
-    known = build_knowledge(
-        control.threat, scheme, train, plain=plain, images=control.images, pairs=control.pairs, seed=seed
-    )
-    # Floors say how far a scheme is from blind guesses; a control asks only whether the attack works.
-    found = attack_scheme(make_attack(control.attack, control.values), scheme, known, test, floor={}, seed=seed)
-    target = {control.metric: control.target}
+    conditions = conditions or Conditions()
+    device = conditions.device
+    options: dict[str, Any] = {"plain": plain, "images": control.images, "seed": seed}
+    values = control.values
+    with ExitStack() as stack:
+        if control.scheme == LearnedScheme.name:
+            stolen = conditions.folder or Path(stack.enter_context(TemporaryDirectory()))
+            scheme, logged = short_run(train, stolen, device=device, seed=seed)
+            control, values = replace(control, target=round(control.target * logged, 4)), {"stolen": stolen}
+        else:
+            scheme = control.make_scheme(seed)
+        if control.threat == "recipe":
+            seen = knowledge.ciphertext(scheme, train, **options)
+            classifier = cloud_classifier(seen, train.classes, preset=preset, device=device, seed=seed)
+            known = knowledge.recipe(scheme, train, classifier=classifier, public={}, **options)
+        else:
+            known = build_knowledge(control.threat, scheme, train, pairs=control.pairs, **options)
+        # Floors say how far a scheme is from blind guesses; a control asks only whether the attack works.
+        attack = make_attack(control.attack, values, preset=preset)
+        found = attack_scheme(attack, scheme, known, test, floor={}, preset=preset, conditions=conditions, seed=seed)
+    target: dict[str, Any] = {control.metric: control.target}
     if control.tolerance is not None:
         target["tolerance"] = control.tolerance
+    if control.at_most:
+        target["at_most"] = True
     value = found["metrics"][control.metric]
     return found | {"task": "control", "target": target, "passed": control.passed(value), "floors": None}
 
@@ -174,6 +224,9 @@ def run_controls(
     plain: str | None = None,
     only: Sequence[str] = (),
     test_images: int = 1000,
+    preset: str = "quick",
+    run: Path | None = None,
+    device: Device | None = None,
     seed: int = 0,
 ) -> str:
     """Run all controls that fit the images, one record a control, and say which passed.
@@ -185,6 +238,9 @@ def run_controls(
         plain: unpaired plain images of another source.
         only: names of attacks; empty runs all.
         test_images: judge on so many test images, from the first on.
+        preset: budget of the attacks that train.
+        run: directory for their training, one folder a control, to be continued by the same call.
+        device: where they train; None for the processor.
         seed: decides every key and random choice.
 
     Returns:
@@ -203,7 +259,10 @@ def run_controls(
         raise UsageError(f"no control of {', '.join(only) or 'any attack'} is for images of the size of {data}")
     lines = []
     for control in chosen:
-        found = run_control(control, train, test, plain=other, seed=seed)
+        conditions = Conditions(folder=None if run is None else run / control.name)
+        if device is not None:
+            conditions = replace(conditions, device=device)
+        found = run_control(control, train, test, plain=other, preset=preset, conditions=conditions, seed=seed)
         write_json(out / f"{control.name}-{test.name}.json", found)
         lines.append(describe_control(found))
         print(lines[-1], flush=True)
@@ -215,9 +274,10 @@ def describe_control(found: dict[str, Any]) -> str:
     """One control's record as a line."""
     metric, target = next(iter(found["target"].items()))
     verdict = "passed" if found["passed"] else "MISSED"
+    below = "below " if "at_most" in found["target"] else ""
     return (
         f"{verdict} {found['attack']} on {found['scheme']}, {found['data']}, {found['threat']}: "
-        f"{metric} {found['metrics'][metric]:.4f}, target {target}, {found['seconds']} s"
+        f"{metric} {found['metrics'][metric]:.4f}, target {below}{target}, {found['seconds']} s"
     )
 
 
@@ -229,8 +289,9 @@ def controls_table(folder: Path) -> str:
     ]
     for found in read_records(folder):
         metric, target = next(iter(found["target"].items()))
+        below = "< " if "at_most" in found["target"] else ""
         margin = f" ± {found['target']['tolerance']}" if "tolerance" in found["target"] else ""
-        cells = (found["attack"], found["scheme"], found["data"], found["threat"], metric, f"{target}{margin}")
+        cells = (found["attack"], found["scheme"], found["data"], found["threat"], metric, f"{below}{target}{margin}")
         measured = (
             f"{found['metrics'][metric]:.4f}",
             "yes" if found["passed"] else "**no**",

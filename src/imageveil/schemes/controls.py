@@ -65,13 +65,17 @@ class BlurScheme(KeylessControl):
         self, images: Tensor, *, ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return the blurred images; the border is continued by its last pixels."""
+        return self.forward(images.float()).round().clamp(0, 255).to(torch.uint8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Blur float images (N, 3, H, W) on any scale; differentiable."""
         radius = round(4 * BLUR_SIGMA)
         offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
         weights = torch.exp(-(offsets**2) / (2 * BLUR_SIGMA**2))
         weights = weights / weights.sum()
-        planes = F.pad(images.float().flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")
+        planes = F.pad(images.flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")
         planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
-        return planes.view_as(images).round().clamp(0, 255).to(torch.uint8)
+        return planes.view_as(images)
 
 
 class SecretControl(Scheme):
@@ -147,9 +151,16 @@ class RandomConvScheme(SecretControl):
         self, images: Tensor, *, ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return the network's output, scaled to 8 bits with the same scale for all images."""
-        out = self._network(images.float() / 255)
-        out = out * self.scale.to(out.device).view(3, 1, 1) + self.shift.to(out.device).view(3, 1, 1)
-        return out.round().clamp(0, 255).to(torch.uint8)
+        return self._scaled(images.float() / 255).round().clamp(0, 255).to(torch.uint8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Differentiable protection of float images (N, 3, H, W) in [0, 1]."""
+        return (self._scaled(images) / 255).clamp(0, 1)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """From floats in [0, 1] to 0..255, not clipped."""
+        out = self._network(images)
+        return out * self.scale.to(out.device).view(3, 1, 1) + self.shift.to(out.device).view(3, 1, 1)
 
     def _network(self, images: Tensor) -> Tensor:
         hidden = images * 2 - 1
