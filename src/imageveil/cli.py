@@ -21,6 +21,12 @@ Data = Annotated[str, typer.Option(help="Image folder, Parquet, or cifar10 | cif
 Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="auto | bf16 | float32.")]
+ClassifierFile = Annotated[
+    Path | None, typer.Option(help="The cloud's classifier, for --threat recipe; one is trained otherwise.")
+]
+RecogniserFile = Annotated[
+    Path | None, typer.Option(help="A classifier of plain images of this kind: adds the figure recognition.")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the preset: key=value.")]
 
 
@@ -200,7 +206,9 @@ def attack(
     attack: Annotated[str, typer.Argument(help="Name of an attack; a wrong one lists them.")],
     scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file.")],
     data: Data,
-    threat: Annotated[str, typer.Option(help="ciphertext | pairs | oracle | gradients.")] = "ciphertext",
+    threat: Annotated[
+        str, typer.Option(help="ciphertext | recipe | pairs | oracle | gradients: what the attacker has.")
+    ] = "ciphertext",
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
     images: Annotated[
         int | None, typer.Option(help="Protected images the attacker has; half of all otherwise.")
@@ -210,13 +218,15 @@ def attack(
     preset: Annotated[str, typer.Option(help="Budget of an attack that trains: paper | quick | smoke.")] = "quick",
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, a field of the attack.")] = None,
     run: Annotated[Path | None, typer.Option(help="Directory of its training; the same command continues.")] = None,
+    classifier: ClassifierFile = None,
+    recogniser: RecogniserFile = None,
     device: DeviceName = "auto",
     precision: Precision = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Put a scheme to an attack and print what it gets, beside what guessing gets."""
-    from imageveil.audit.attack import parse_values, run_attack
+    from imageveil.audit.run_attack import parse_values, run_attack
     from imageveil.training.device import open_device
 
     print(
@@ -233,6 +243,8 @@ def attack(
             preset=preset,
             run=run,
             device=open_device(device, precision=precision),
+            classifier=classifier,
+            recogniser=recogniser,
             out=out,
             seed=seed,
         )
