@@ -271,6 +271,68 @@ def controls(
 
 
 @app.command()
+def audit(
+    target: Annotated[
+        str | None, typer.Argument(help="Shipped name, scheme file, or folder of protected images.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Your plain images: to attack and judge with, or the protected folder's originals."),
+    ] = None,
+    plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere for the attacker.")] = None,
+    threat: Annotated[list[str] | None, typer.Option(help="Only this threat model; may be repeated.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Only this attack, or NAME:field=value; repeatable.")] = None,
+    preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")] = Path("out/audit"),
+    images: Annotated[int | None, typer.Option(help="Protected images the attacker has; half of all.")] = None,
+    pairs: Annotated[list[int] | None, typer.Option(help="Pairs under --threat pairs, 100; may be repeated.")] = None,
+    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    classifier: ClassifierFile = None,
+    recogniser: RecogniserFile = None,
+    controls: Annotated[
+        Path | None, typer.Option(help="Folder of control records; those of the package otherwise.")
+    ] = None,
+    ceiling: Annotated[str, typer.Option(help="Attack plain images too: none | exact (cheap ones) | all.")] = "exact",
+    algorithm: Annotated[str | None, typer.Option(help="Of a folder of protected images: the scheme's name.")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Of a folder of protected images: pixels on a block's side.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Run nothing; print the cheapest attack on each scheme from records here.")
+    ] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Put a scheme, or protected images, to every attack, and say what their owner may conclude."""
+    from imageveil.audit.audit import AuditOptions, run_audit
+    from imageveil.audit.breaks import breaks_table
+    from imageveil.training.device import open_device
+
+    if table is not None:
+        print(breaks_table(table))
+        return
+    options = AuditOptions(
+        threats=tuple(threat or ()),
+        attacks=tuple(attack or ()),
+        preset=preset,
+        plain=plain,
+        images=images,
+        pairs=tuple(pairs or (100,)),
+        test_images=test_images,
+        classifier=classifier,
+        recogniser=recogniser,
+        controls=controls,
+        ceiling=ceiling,
+        algorithm=algorithm,
+        block=block,
+        seed=seed,
+        device=open_device(device, precision=precision),
+    )
+    print(run_audit(target, data, out, options))
+
+
+@app.command()
 def clear_cache() -> None:
     """Delete the decoded plain images that training keeps on disk."""
     from imageveil.images.arrays import clear_cache as clear
