@@ -21,6 +21,12 @@ Data = Annotated[str, typer.Option(help="Image folder, Parquet, or cifar10 | cif
 Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="auto | bf16 | float32.")]
+ClassifierFile = Annotated[
+    Path | None, typer.Option(help="The cloud's classifier, for --threat recipe; one is trained otherwise.")
+]
+RecogniserFile = Annotated[
+    Path | None, typer.Option(help="A classifier of plain images of this kind: adds the figure recognition.")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the preset: key=value.")]
 
 
@@ -200,7 +206,9 @@ def attack(
     attack: Annotated[str, typer.Argument(help="Name of an attack; a wrong one lists them.")],
     scheme: Annotated[str, typer.Argument(help="Shipped name or scheme file.")],
     data: Data,
-    threat: Annotated[str, typer.Option(help="ciphertext | pairs | oracle | gradients.")] = "ciphertext",
+    threat: Annotated[
+        str, typer.Option(help="ciphertext | recipe | pairs | oracle | gradients: what the attacker has.")
+    ] = "ciphertext",
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
     images: Annotated[
         int | None, typer.Option(help="Protected images the attacker has; half of all otherwise.")
@@ -210,13 +218,15 @@ def attack(
     preset: Annotated[str, typer.Option(help="Budget of an attack that trains: paper | quick | smoke.")] = "quick",
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, a field of the attack.")] = None,
     run: Annotated[Path | None, typer.Option(help="Directory of its training; the same command continues.")] = None,
+    classifier: ClassifierFile = None,
+    recogniser: RecogniserFile = None,
     device: DeviceName = "auto",
     precision: Precision = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Put a scheme to an attack and print what it gets, beside what guessing gets."""
-    from imageveil.audit.attack import parse_values, run_attack
+    from imageveil.audit.run_attack import parse_values, run_attack
     from imageveil.training.device import open_device
 
     print(
@@ -233,6 +243,8 @@ def attack(
             preset=preset,
             run=run,
             device=open_device(device, precision=precision),
+            classifier=classifier,
+            recogniser=recogniser,
             out=out,
             seed=seed,
         )
@@ -273,6 +285,68 @@ def controls(
             seed=seed,
         )
     )
+
+
+@app.command()
+def audit(
+    target: Annotated[
+        str | None, typer.Argument(help="Shipped name, scheme file, or folder of protected images.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Your plain images: to attack and judge with, or the protected folder's originals."),
+    ] = None,
+    plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere for the attacker.")] = None,
+    threat: Annotated[list[str] | None, typer.Option(help="Only this threat model; may be repeated.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Only this attack, or NAME:field=value; repeatable.")] = None,
+    preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
+    out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")] = Path("out/audit"),
+    images: Annotated[int | None, typer.Option(help="Protected images the attacker has; half of all.")] = None,
+    pairs: Annotated[list[int] | None, typer.Option(help="Pairs under --threat pairs, 100; may be repeated.")] = None,
+    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    classifier: ClassifierFile = None,
+    recogniser: RecogniserFile = None,
+    controls: Annotated[
+        Path | None, typer.Option(help="Folder of control records; those of the package otherwise.")
+    ] = None,
+    ceiling: Annotated[str, typer.Option(help="Attack plain images too: none | exact (cheap ones) | all.")] = "exact",
+    algorithm: Annotated[str | None, typer.Option(help="Of a folder of protected images: the scheme's name.")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Of a folder of protected images: pixels on a block's side.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Run nothing; print the cheapest attack on each scheme from records here.")
+    ] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Put a scheme, or protected images, to every attack, and say what their owner may conclude."""
+    from imageveil.audit.audit import AuditOptions, run_audit
+    from imageveil.audit.breaks import breaks_table
+    from imageveil.training.device import open_device
+
+    if table is not None:
+        print(breaks_table(table))
+        return
+    options = AuditOptions(
+        threats=tuple(threat or ()),
+        attacks=tuple(attack or ()),
+        preset=preset,
+        plain=plain,
+        images=images,
+        pairs=tuple(pairs or (100,)),
+        test_images=test_images,
+        classifier=classifier,
+        recogniser=recogniser,
+        controls=controls,
+        ceiling=ceiling,
+        algorithm=algorithm,
+        block=block,
+        seed=seed,
+        device=open_device(device, precision=precision),
+    )
+    print(run_audit(target, data, out, options))
 
 
 @app.command()

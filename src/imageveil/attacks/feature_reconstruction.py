@@ -1,7 +1,8 @@
 """Feature reconstruction (Chang and Li, arXiv 2004.13263): outlines from pixel-based encryption, whatever the key."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class FeatureReconstruction(Attack):
     """
 
     name: ClassVar[str] = "feature-reconstruction"
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"variant": "basic"}, {"variant": "advanced"})
 
     variant: str = "advanced"
 

@@ -123,6 +123,7 @@ def ciphertext(
     plain: ImageArrays | None = None,
     images: int | None = None,
     seed: int = 0,
+    base: Knowledge | None = None,
 ) -> Knowledge:
     """The paper's setting: half T1 of the training images protected, the other half T2 plain and unpaired.
 
@@ -132,10 +133,13 @@ def ciphertext(
         plain: unpaired plain images from elsewhere, of the same size, in place of T2.
         images: use only so many of T1; None takes all.
         seed: decides the halves.
+        base: what this function returned for the same arguments, so that nothing is protected twice.
 
     Raises:
         UsageError: there are fewer than four training images, or `plain` has another size.
     """
+    if base is not None:
+        return base
     first, second = halves(train, images=images, seed=seed)
     unpaired = second if plain is None else plain
     if unpaired.images.shape[1:] != train.images.shape[1:]:
