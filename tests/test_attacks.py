@@ -90,6 +90,16 @@ TARGETS = [
     row("feature-reconstruction", "pixel-different", "ssim_either_sign", 0.1, values={"variant": "basic"}),
     row("brute-force", "block-shuffle", "bytes_exact", 1.0, key_bits=7, values={"bits": 7}, images=2),
     row("confirmation", "pixel-same", "confirm_top1", 1.0, threat="oracle", images=2),
+    row(
+        "unshared-weights",
+        "pixel-same",
+        "ssim",
+        0.8,
+        threat="pairs",
+        pairs=400,
+        images=400,
+        values={"batch": 32, "epochs": 20},
+    ),
 ]
 
 

@@ -246,16 +246,33 @@ def controls(
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this attack; may be repeated.")] = None,
     test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
+    run: Annotated[Path | None, typer.Option(help="Directory of their training; the same command continues.")] = None,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the records as a table.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Run the attacks where they are known to work, and say which reach the figure they must."""
     from imageveil.audit.controls import controls_table, run_controls
+    from imageveil.training.device import open_device
 
     if table:
         print(controls_table(out))
-    else:
-        print(run_controls(data, out, plain=plain, only=only or (), test_images=test_images, seed=seed))
+        return
+    print(
+        run_controls(
+            data,
+            out,
+            plain=plain,
+            only=only or (),
+            test_images=test_images,
+            preset=preset,
+            run=run,
+            device=open_device(device, precision=precision),
+            seed=seed,
+        )
+    )
 
 
 @app.command()
