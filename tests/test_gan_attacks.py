@@ -117,9 +117,9 @@ def test_first_weights_are_the_published_ones():
         network.apply(start_weights)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() > 2000:
-                assert float(module.weight.std()) == pytest.approx(0.02, rel=0.1)
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
             if isinstance(module, nn.BatchNorm2d):
-                assert float(module.weight.mean()) == pytest.approx(1, abs=0.02) and not module.bias.any()
+                assert module.weight.mean().item() == pytest.approx(1, abs=0.02) and not module.bias.any()
 
 
 def unet_of(width: int) -> nn.Module:
@@ -170,8 +170,8 @@ def test_a_step_moves_each_network_by_its_own_loss(tiles):
     images = tiles[:16].float() / 255
     losses = duel(generator, discriminator, optimizers, images[:6], images[6:], CONDITIONS.device)
     # Nobody knows anything yet.
-    assert float(losses["discriminator"]) == pytest.approx(2 * math.log(2), abs=0.1)
-    assert float(losses["generator"]) == pytest.approx(math.log(2), abs=0.1)
+    assert losses["discriminator"].item() == pytest.approx(2 * math.log(2), abs=0.1)
+    assert losses["generator"].item() == pytest.approx(math.log(2), abs=0.1)
     kept = [weight.grad.clone() for weight in discriminator.parameters()]
     assert all(gradient.any() for gradient in kept)
     assert all(weight.requires_grad for weight in discriminator.parameters())

@@ -75,7 +75,7 @@ class GANAttack(Attack):
             conditions, lambda: self.make_generator(knowledge.scheme), AttackDiscriminator, start=start_weights
         )
         optimizers = [
-            torch.optim.Adam(network.parameters(), lr=self.rate, betas=ADAM_BETAS, fused=True)
+            torch.optim.Adam(network.parameters(), lr=self.rate, betas=ADAM_BETAS)
             for network in (generator, discriminator)
         ]
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)

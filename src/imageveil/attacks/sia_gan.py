@@ -86,8 +86,8 @@ class SIAGAN(Attack):
             networks["classifier"] = seeded(conditions, lambda: self.make_classifier(knowledge, classes, widths))[0]
             learned += [weight for weight in networks["classifier"].parameters() if weight.requires_grad]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(learned, lr=self.generator_rate, betas=ADAM_BETAS, fused=True),
-            torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_rate, betas=ADAM_BETAS, fused=True),
+            torch.optim.Adam(learned, lr=self.generator_rate, betas=ADAM_BETAS),
+            torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_rate, betas=ADAM_BETAS),
         ]
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
 

@@ -78,9 +78,7 @@ class UnsharedWeights(Attack):
         if knowledge.known_pairs is None and knowledge.oracle is None:
             [discriminator] = seeded(conditions, AttackDiscriminator, start=start_weights)
             networks["discriminator"] = discriminator
-            optimizers.append(
-                torch.optim.Adam(discriminator.parameters(), lr=DISCRIMINATOR_RATE, betas=ADAM_BETAS, fused=True)
-            )
+            optimizers.append(torch.optim.Adam(discriminator.parameters(), lr=DISCRIMINATOR_RATE, betas=ADAM_BETAS))
             batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
             per_epoch = batches.per_epoch
 

@@ -111,8 +111,8 @@ def block_generator(block: int = 4) -> Generator:
 class AttackDiscriminator(nn.Module):
     """The published discriminator, which tells plain images from generated ones by the most plain-looking part.
 
-    Images have at least 16 pixels on a side; 32x32 ones pass through maps of 16, 8 and 5 places. Sirichotedumrong and Kiya, arXiv 2006.01342, after
-    Madono et al. 2019. The sigmoid at its end belongs to the loss here.
+    Images have at least 16 pixels on a side; 32x32 ones pass through maps of 16, 8 and 5 places. Sirichotedumrong and
+    Kiya, arXiv 2006.01342, after Madono et al. 2019. The sigmoid at its end belongs to the loss here.
     """
 
     def __init__(self, width: int = 64) -> None:
