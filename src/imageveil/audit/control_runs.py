@@ -8,7 +8,8 @@ from torch import nn
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.leaked_inverse import logged_error
 from imageveil.images.arrays import ImageArrays
-from imageveil.presets import TransformationConfig, classifier_quick, classifier_smoke
+from imageveil.presets import TransformationConfig
+from imageveil.presets.classifier import classifier_quick, classifier_smoke
 from imageveil.schemes.base import Scheme, load_scheme
 from imageveil.training.classifier import train_classifier
 from imageveil.training.device import Device

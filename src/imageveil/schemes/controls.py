@@ -14,8 +14,18 @@ from imageveil.networks.resnet import ResNet18
 from imageveil.networks.vgg import VGG13, QuickNet
 from imageveil.schemes.base import Scheme
 from imageveil.schemes.blocks import PlaceMap, block_places, place_map
-from imageveil.schemes.keyed import PlaceScheme
-from imageveil.schemes.keys import KEY_BYTES, derive, key_stream, log2_factorial, new_master_key, normals, permutation
+from imageveil.schemes.keyed import PlaceScheme, SharedBlockScheme
+from imageveil.schemes.keys import (
+    KEY_BYTES,
+    derive,
+    key_choices,
+    key_stream,
+    log2_factorial,
+    new_master_key,
+    normals,
+    permutation,
+)
+from imageveil.schemes.pixelwise import ORDERS
 
 BLUR_SIGMA = 2.0
 SLOPE = 0.2
@@ -198,6 +208,25 @@ class PixelShuffleScheme(PlaceScheme):
         """Lay the key out for one image size."""
         places = block_places(height, width, 1)
         return place_map(places, places[permutation(self.master, f"shuffle/{height}x{width}", height * width)], False)
+
+
+class ColourOrderScheme(SharedBlockScheme):
+    """The colours of every pixel of all images take one other order: the least that a pixel-wise key can do."""
+
+    name = "colour-order"
+    kind = "control"
+    has_blocks = False
+    published = "control"
+
+    def key_bits(self, height: int, width: int) -> float:
+        """One of the five orders that change something."""
+        return float(np.log2(5))
+
+    def place_map(self, height: int, width: int) -> PlaceMap:
+        """Lay the key out for one image size."""
+        places = block_places(height, width, 1)
+        order = ORDERS[1 + int(key_choices(self.master, "colour-order", 1, 5)[0])]
+        return place_map(places, places[:, order], False)
 
 
 class BlockPermuteScheme(PlaceScheme):
