@@ -26,7 +26,7 @@ from imageveil.audit.verdict import Row, breaks, finding, judge_threat, outcome
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import UNet, UNetConfig
-from imageveil.presets import classifier_smoke
+from imageveil.presets.classifier import classifier_smoke
 from imageveil.records import read_records, record, write_json
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.learned import LearnedScheme
