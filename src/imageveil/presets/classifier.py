@@ -28,7 +28,7 @@ class ClassifierConfig:
 
     network: str = "quick"
     width: float = 1.0
-    epochs: int = 10
+    epochs: int = 9
     batch: int = 1000
     optimizer: str = "muon"
     filter_lr: float = 0.18
