@@ -90,6 +90,7 @@ TARGETS = [
     pairs("patch-permutation", 12, target=0.98),
     row("feature-reconstruction", "pixel-different", "reid_top1_gradient", 0.8),
     row("feature-reconstruction", "pixel-different", "ssim_either_sign", 0.1, values={"variant": "basic"}),
+    row("feature-reconstruction", "pixel-different", "ssim_either_sign", 0.1, values={"variant": "least-difference"}),
     row("brute-force", "block-shuffle", "bytes_exact", 1.0, key_bits=7, values={"bits": 7}, images=2),
     row("confirmation", "pixel-same", "confirm_top1", 1.0, threat="oracle", images=2),
     row("inverse-network", "random-conv", "ssim", 0.25, threat="oracle", images=2, values=SMALL),

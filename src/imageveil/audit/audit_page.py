@@ -66,6 +66,8 @@ def audit_page(
     shown = list(dict.fromkeys(one for name in attacks for one in relevant(name, subject.algorithm, controls)))
     if shown:
         sections.append(_control_table(shown))
+    if subject.key:
+        sections.append(Text(heading="Searching for the key", paragraphs=[subject.key]))
     sections.append(Text(heading="How to read this", paragraphs=_rules(preset)))
     made = next((row.record for row in rows if row.record is not None), None)
     origin = "" if made is None else f" ({made['commit']}), on {made['device']}: {made['command']}"
@@ -102,7 +104,11 @@ def _verdict_table(verdicts: Sequence[ThreatVerdict]) -> Table:
 
 
 def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
-    columns = ("attack", "outcome", "right image named", *FLOORS, "SSIM", *FLOORS, "MSE/var", "seconds")
+    kinds = [kind.replace("_", "-") for kind in FLOORS]
+    columns = ["attack", "outcome", "right image named", *kinds, "SSIM", *kinds, "MSE/var", "seconds"]
+    recognised = any(row.record is not None and "recognition" in row.record["metrics"] for row in own)
+    if recognised:
+        columns += ["class recognised", *kinds]
     rows = []
     for row in own:
         record = row.record
@@ -110,17 +116,17 @@ def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
             rows.append((row.title, WORDS[row.outcome], *[""] * (len(columns) - 2)))
             continue
         name = headline(record)
-        floors = [_floor(record, kind, name) for kind in FLOORS] if name is not None else [""] * len(FLOORS)
         rows.append(
             (
                 row.title,
                 _outcome(row),
                 _rate(record, name),
-                *floors,
+                *_all_floors(record, name),
                 _number(record, "ssim"),
-                *(_floor(record, kind, "ssim") for kind in FLOORS),
+                *_all_floors(record, "ssim"),
                 _number(record, "mse_var"),
                 "" if record["seconds"] is None else f"{record['seconds']:.1f}",
+                *((_number(record, "recognition"), *_all_floors(record, "recognition")) if recognised else ()),
             )
         )
     doubts = f" Nothing that reassures is said because of: {'; '.join(verdict.doubts)}." if verdict.doubts else ""
@@ -223,6 +229,10 @@ def _rate(record: Record, name: str | None) -> str:
         return ""
     low, high = record["intervals"][name]
     return f"{percent(record['metrics'][name])} [{percent(low)} to {percent(high)}]"
+
+
+def _all_floors(record: Record, name: str | None) -> list[str]:
+    return [_floor(record, kind, name) for kind in FLOORS]
 
 
 def _floor(record: Record, kind: str, name: str | None) -> str:

@@ -19,6 +19,8 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.schemes import SCHEMES, Scheme
 from imageveil.schemes.base import digest
+from imageveil.schemes.catalogue import SAFE_BITS
+from imageveil.schemes.keyed import KeyedScheme
 
 SHOWN = 16
 CEILINGS = ("none", "exact", "all")
@@ -47,6 +49,7 @@ class Subject(ABC):
         judged: number of judged images; 0 where there are no plain ones.
         impossible: why a threat model cannot be tried, by threat model.
         identity: what decides the results, for the audit's `config.json`.
+        key: what a search for the key would take, in words; empty where there is no key or none is known.
     """
 
     label: str
@@ -55,6 +58,7 @@ class Subject(ABC):
     judged: int
     impossible: Mapping[str, str]
     identity: Mapping[str, Any]
+    key: str = ""
 
     @abstractmethod
     def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
@@ -115,6 +119,14 @@ class OwnersSubject(Subject):
             "recogniser": recogniser is not None,
             "ceiling": ceiling,
         }
+        if isinstance(scheme, KeyedScheme):
+            height, width = test.images.shape[-2:]
+            bits = scheme.key_bits(height, width)
+            reach = "which can be searched for, or will be" if bits < SAFE_BITS else "too many to search for"
+            self.key = (
+                f"The key of {scheme.label} has {bits:,.0f} bits at {width}x{height} pixels, {reach}. That says "
+                "nothing about attacks that do not search: what they get stands above."
+            )
         self._bases: dict[str, Knowledge] = {}
         self._floor: dict[str, dict[str, float]] | None = None
 
