@@ -176,14 +176,17 @@ class Memory:
             self.peak = max(self.peak, resident(os.getpid()))
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process and its descendants in memory; a page that several share counts once."""
+def resident(pid: int, *, files: bool = True) -> int:
+    """Bytes of a process and its descendants in memory; programs and libraries count for the first process only.
+
+    The exact share of every page, which the system can tell too, takes so long to add up that it slows the run.
+    """
     total = 0
     with suppress(OSError):  # ended meanwhile
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(resident(int(child)) for child in (task / "children").read_text().split())
+        _, pages, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+        total = (pages if files else pages - shared) * os.sysconf("SC_PAGE_SIZE")
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        total += sum(resident(int(child), files=False) for child in children)
     return total
 
 
@@ -201,6 +204,7 @@ def measure(
         start = time.perf_counter()
         protect_source(str(files_at), temporary / "out", options.scheme, settings, protector=protector)
         seconds = time.perf_counter() - start
+    check(files[:: max(1, count // 20)], files_at, temporary / "out", protector)
     metrics["images_per_second"] = count / seconds
     metrics["peak_memory_mb"] = memory.peak / 2**20
     if chosen.loop:
@@ -212,6 +216,18 @@ def measure(
         metrics["loop_images_per_second"] = loop
         metrics |= steps_alone(protector, files_at, alone, temporary)
     return metrics, seconds
+
+
+def check(files: Sequence[Path], source: Path, out: Path, protector: Protector) -> None:
+    """What was written is what the engine makes of the files; looked at for small images."""
+    for path in files:
+        with Image.open(path) as image:
+            plain = np.asarray(image.convert("RGB"))
+        if plain.size > 10**6:
+            return
+        with Image.open((out / path.relative_to(source)).with_suffix(".png")) as image:
+            difference = np.abs(np.asarray(image).astype(int) - protector(plain[None], [""])[0])
+        assert difference.max() <= 1, f"{path} was not written as it should be"
 
 
 def table(results: Path) -> None:
@@ -275,8 +291,10 @@ def main() -> None:
         print(f"{protector.name} opened in {time.perf_counter() - opening:.1f} s, {os.cpu_count()} processors")
         for chosen in sets:
             files_at, count = made[chosen.name]
-            with tempfile.TemporaryDirectory(dir=temporary) as place:
-                metrics, seconds = measure(chosen, count, files_at, Path(place), protector, options)
+            # Removed at the end: removing thousands of files would disturb the next set.
+            place = temporary / "work" / chosen.name
+            place.mkdir(parents=True)
+            metrics, seconds = measure(chosen, count, files_at, place, protector, options)
             write_json(
                 options.results / f"{Path(options.scheme).stem}-{chosen.name}-{protector.name}.json",
                 record(
@@ -290,6 +308,7 @@ def main() -> None:
                 ),
             )
             print(chosen.name, ", ".join(f"{name} {value:,.3g}" for name, value in metrics.items()), flush=True)
+        print("measured; removing the files", flush=True)
 
 
 if __name__ == "__main__":

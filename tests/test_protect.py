@@ -137,9 +137,8 @@ import imageveil.deploy.bulk
 written = set()
 def note(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)):
-        path, mode, flags = arguments
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or set(mode or "") & set("wax+"):
-            written.add(os.path.abspath(os.fsdecode(path)))
+        if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            written.add(os.path.abspath(os.fsdecode(arguments[0])))
 sys.addaudithook(note)
 try:
     main()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imageveil.errors import RunError
-from imageveil.images import pixels, sinks
+from imageveil.images import pixels, png, sinks
 from imageveil.images.png import encode_png, like_noise
 from imageveil.images.sinks import write_files
 
@@ -48,6 +48,19 @@ def test_what_can_be_compressed_is_compressed(photograph):
     for image in (photo, photo[:32, :32], texture, half):
         blob = encode_png(image)
         assert not like_noise(image) and len(blob) < 0.9 * image.size
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(blob))), image)
+
+
+def test_large_images_are_compressed_band_by_band(photograph, monkeypatch):
+    monkeypatch.setattr(png, "LARGE", 1000)
+    photo = np.ascontiguousarray(photograph.permute(1, 2, 0).numpy())
+    wide = np.tile(photo, (2, 3, 1))  # several bands
+    texture = np.tile(noise(64, 64), (12, 12, 1))
+    for image in (photo, wide, texture):
+        blob = encode_png(image)
+        assert len(blob) < 0.9 * image.size and set(chunks(blob)) == {b"IHDR", b"IDAT", b"IEND"}
+        with Image.open(io.BytesIO(blob)) as checked:
+            checked.verify()
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(blob))), image)
 
 

@@ -120,7 +120,8 @@ def _run(work: Work, units: Sequence[Unit], journal: Journal, options: ProtectOp
     workers = options.workers
     if workers is None:
         little = images < FEW and sum(item.size for unit in units for item in unit.items) < LITTLE
-        workers = 0 if little else (os.cpu_count() or 1) + 1  # one of them waits for the disk
+        # Two more than processors, since some wait for the disk.
+        workers = 0 if little or images == 1 else min(images, (os.cpu_count() or 1) + 2)
     progress = Progress("protect", images, quiet=options.quiet)
     done = 0
 

@@ -24,7 +24,7 @@ class ProtectOptions:
         engine: see `open_engine`.
         device: see `open_engine`.
         precision: see `open_engine`.
-        workers: processes that decode and encode; None for one more than there are processors, 0 for none.
+        workers: processes that decode and encode; None for two more than there are processors, 0 for none.
         strict: stop at the first image that cannot be protected.
         overwrite: replace files that are there, and a run with another scheme or options.
         ray: spread the units with Ray Data instead of processes of this machine.

@@ -56,7 +56,7 @@ class Sizes:
     bytes: int
 
 
-FILES = Sizes(images=512, bytes=32 * 2**20)
+FILES = Sizes(images=1024, bytes=32 * 2**20)
 SHARDS = Sizes(images=2048, bytes=256 * 2**20)
 
 
