@@ -81,7 +81,7 @@ def run(row: Row, data: str, runs: Path, out: Path, preset: str) -> None:
     record = out / f"{Path(data).name}-{row.name}.json"
     if record.is_file():
         return
-    command = [sys.executable, "-m", "imageveil.cli", "classify", "--data", data, *scheme_argument(row, runs)]
+    command = [sys.executable, "-m", "imageveil", "classify", "--data", data, *scheme_argument(row, runs)]
     command += ["--preset", preset, "--augment", row.augment, *(["--adaptation"] if row.adaptation else [])]
     command += ["--run", str(runs / f"{Path(data).name}-{row.name}"), "--record", str(record)]
     subprocess.run(command, check=True)

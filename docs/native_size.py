@@ -1,4 +1,4 @@
-"""The photographs that scikit-image ships, at native size, under a scheme: a sheet and a record.
+"""The photographs that scikit-image ships, protected at native size: a record, and docs/sheet.png with cuts of them.
 
 python docs/native_size.py gan-cifar10
 """
@@ -19,12 +19,18 @@ from imageveil.records import record, write_json
 from imageveil.schemes import load_scheme
 
 ROOT = Path(__file__).parents[1]
-SHOWN = 3
+SHOWN, SIDE = 4, 192
 
 
 def mean_ssim(pairs: list[tuple[Tensor, Tensor]]) -> float:
     """Mean over photographs of the SSIM of two images (3, H, W) each."""
     return float(np.mean([float(ssim(first[None], second[None])[0]) for first, second in pairs]))
+
+
+def middle(image: Tensor) -> Tensor:
+    """The square in the middle of an image (3, H, W), at native size, since scaling would blur the texture."""
+    top, left = ((length - SIDE) // 2 for length in image.shape[1:])
+    return image[:, top : top + SIDE, left : left + SIDE]
 
 
 def main() -> None:
@@ -48,7 +54,8 @@ def main() -> None:
     )
     write_json(ROOT / "results" / "similarity" / f"scikit-image-{name}.json", found)
     print(f"SSIM {found['metrics']['ssim']:.4f}, of grey images {found['floors']['blind']['ssim']:.4f}, n {found['n']}")
-    (ROOT / "docs" / f"{name}-native.png").write_bytes(sheet(plain[:SHOWN], protected[:SHOWN], columns=SHOWN))
+    cuts = [[middle(one) for one in batch[:SHOWN]] for batch in (plain, protected)]
+    (ROOT / "docs" / "sheet.png").write_bytes(sheet([*cuts[0], *cuts[1]], columns=SHOWN))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ import pytest
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "imageveil.cli", *arguments], capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, "-m", "imageveil", *arguments], capture_output=True, text=True, timeout=120)
 
 
 def test_help_loads_nothing_heavy():

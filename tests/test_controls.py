@@ -1,5 +1,7 @@
 """The controls do what they are there for."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,17 @@ def test_block_permute_moves_whole_blocks(tiles):
         for x in (tiles[:1], out)
     )
     assert before == after
+
+
+def test_colour_order_is_one_order_for_all_pixels_and_never_the_plain_one(tiles):
+    orders = set()
+    for number in range(40):
+        scheme = SCHEMES["colour-order"](bytes([number] * 32))
+        out = scheme.protect(tiles[:4])
+        found = [o for o in itertools.permutations(range(3)) if torch.equal(out, tiles[:4, list(o)])]
+        assert len(found) == 1 and found[0] != (0, 1, 2)
+        orders.add(found[0])
+    assert len(orders) == 5
 
 
 def test_blur_is_the_gaussian_of_scipy(photograph):

@@ -57,3 +57,17 @@ def test_first_frame_of_an_animation(photo):
     decoded = decode_file(io.BytesIO(blob))
     assert np.array_equal(np.asarray(decoded.image), np.asarray(photo))
     assert decoded.notes == ("only the first of several pictures was kept",)
+
+
+def test_the_header_of_a_file_is_read_once(photo, tmp_path, monkeypatch):
+    from imageveil.deploy.listing import list_source
+    from imageveil.deploy.workers import Origin, decode_part
+
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(corpus.encoded(photo, "PNG"))
+    listing = list_source(str(tmp_path))
+    opened, whole = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(1) or whole(*args, **kwargs))
+    part = decode_part(Origin(kind="folder", root=listing.root), listing.items, 0)
+    assert part.stop == 3 and len(opened) == 3
+    assert np.array_equal(part.groups[0].pixels[2], np.asarray(photo))

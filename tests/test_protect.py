@@ -1,6 +1,7 @@
 """`imageveil protect` from end to end: what is written, what is refused, and what goes wrong."""
 
 import fcntl
+import io
 import json
 import os
 import struct
@@ -111,6 +112,57 @@ def test_formats_hold_what_the_scheme_made(folder, tmp_path, scheme_file, tiles,
     assert difference.max() <= 1 if kind != "jpeg" else 0 < difference.mean() < 12
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("png", ".png"), ("webp", ".webp"), ("jpeg", ".jpg")])
+def test_no_format_carries_metadata(photograph, tmp_path, scheme_file, kind, suffix):
+    photo = Image.fromarray(photograph[:, :40, :48].permute(1, 2, 0).numpy())
+    (tmp_path / "plain").mkdir()
+    photo.save(tmp_path / "plain" / "a.jpg", exif=corpus.exif(1), comment=corpus.SECRET, icc_profile=corpus.SECRET * 9)
+    assert corpus.SECRET in (tmp_path / "plain" / "a.jpg").read_bytes()
+    protect_source(str(tmp_path / "plain"), tmp_path / "out", scheme_file, quick(format=kind))
+    blob = (tmp_path / "out" / f"a{suffix}").read_bytes()
+    assert corpus.SECRET not in blob
+    if kind == "png":
+        assert png_chunks(blob) == {b"IHDR", b"IDAT", b"IEND"}
+    elif kind == "webp":
+        assert blob[8:16] == b"WEBPVP8L"  # the simple layout, which has no place for anything but pixels
+    else:
+        assert not {f"APP{n}" for n in range(1, 16)} & {name for name, _ in Image.open(io.BytesIO(blob)).applist}
+        assert "comment" not in Image.open(io.BytesIO(blob)).info
+
+
+WATCHED = """
+import json, os, sys
+from imageveil.cli import main
+import imageveil.deploy.bulk
+written = set()
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            written.add(os.path.abspath(os.fsdecode(arguments[0])))
+sys.addaudithook(note)
+try:
+    main()
+finally:
+    print(json.dumps(sorted(written)))
+"""
+
+
+def test_nothing_is_written_but_to_the_destination(folder, tmp_path, scheme_file):
+    own = tmp_path / "own"
+    own.mkdir()
+    words = ["protect", str(folder), str(tmp_path / "out"), "--scheme", scheme_file, "--workers", "0"]
+    words += ["--engine", "torch", "--names", "hash"]
+    places = {name: str(own) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "IMAGEVEIL_CACHE")}
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", WATCHED, *words], capture_output=True, text=True, cwd=own, env=os.environ | places
+    )
+    assert run.returncode == 0, run.stderr
+    written = [Path(path) for path in json.loads(run.stdout.splitlines()[-1])]
+    homes = (tmp_path / "out", tmp_path / "out.private")
+    assert len(written) > 20 and all(set(path.parents) & set(homes) for path in written if path != Path("/dev/null"))
+    assert not [path for path in own.rglob("*") if path.is_file()]
+
+
 def test_parquet_out_is_deterministic_and_loads(folder, tmp_path, scheme_file):
     for out in ("a", "b"):
         protect_source(
@@ -127,18 +179,14 @@ def test_parquet_out_is_deterministic_and_loads(folder, tmp_path, scheme_file):
     datasets = pytest.importorskip("datasets")
     data = datasets.load_dataset("parquet", data_dir=str(tmp_path / "a"), cache_dir=str(tmp_path / "hf"))["train"]
     assert data.features["label"].names == ["cat", "dog"] and data[3]["image"].size == (32, 32)
+    pixels = np.stack([np.asarray(image) for image in data["image"]])
+    check_that_it_trains(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(list(data["label"])))
 
 
-def test_folder_loads_with_torchvision_and_trains(folder, tmp_path, scheme_file):
-    datasets = pytest.importorskip("torchvision.datasets")
-    from torchvision.transforms.functional import pil_to_tensor
-
-    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
-    data = datasets.ImageFolder(str(tmp_path / "out"), transform=pil_to_tensor)
-    assert data.classes == ["cat", "dog"] and len(data) == 20
-    images = torch.stack([image for image, _ in data]).float() / 255
+def check_that_it_trains(images, labels):
+    """A linear layer learns 20 protected images."""
+    images = images.float() / 255
     images = (images - images.mean(dim=0)) / images.std()
-    labels = torch.tensor([label for _, label in data])
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 2))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -150,6 +198,16 @@ def test_folder_loads_with_torchvision_and_trains(folder, tmp_path, scheme_file)
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+def test_folder_loads_with_torchvision_and_trains(folder, tmp_path, scheme_file):
+    datasets = pytest.importorskip("torchvision.datasets")
+    from torchvision.transforms.functional import pil_to_tensor
+
+    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    data = datasets.ImageFolder(str(tmp_path / "out"), transform=pil_to_tensor)
+    assert data.classes == ["cat", "dog"] and len(data) == 20
+    check_that_it_trains(torch.stack([image for image, _ in data]), torch.tensor([label for _, label in data]))
 
 
 def test_names_do_not_leak(folder, tmp_path, scheme_file):

@@ -86,12 +86,14 @@ class Attack(ABC):
         threats: the threat models under which it can run.
         schemes: the published algorithms it applies to; None for all.
         budgets: for an attack that trains, the values of each preset that differ from its defaults.
+        variants: the sets of values that an audit tries, one after the other.
     """
 
     name: ClassVar[str]
     threats: ClassVar[tuple[str, ...]] = THREATS
     schemes: ClassVar[tuple[str, ...] | None] = None
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

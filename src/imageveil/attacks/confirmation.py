@@ -3,34 +3,120 @@
 Every deterministic scheme that is public loses this entirely. It reconstructs nothing: the attacker has the image.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Matcher
+from imageveil.attacks.inverse_network import TrainingPairs
 from imageveil.attacks.knowledge import Knowledge, Transformation
+from imageveil.attacks.learning import learn
+from imageveil.errors import UsageError
+from imageveil.networks.unet import EncoderClassifier, UNetConfig
+from imageveil.training.classifier import schedule, set_rates
+from imageveil.training.device import average_gradients
+from imageveil.training.loop import epoch_batches
+
+LENGTH = 128
+"""Values in which a trained matcher describes an image."""
+
+BATCH_AT_ONCE = 250
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(Attack):
-    """Protect the candidates and compare.
+    """Protect the candidates and compare, or train a matcher on pairs.
 
     Attributes:
-        draws: how often each candidate is protected; several help against schemes that draw noise.
+        matcher: `distance` compares with the candidates' protected selves; `trained` has two networks learn to
+            describe protected and plain images alike, for schemes whose noise makes protected images differ.
+        draws: with `distance`, how often each candidate is protected; several help against noise.
+        steps: with `trained`, number of steps.
+        batch: with `trained`, pairs a step, each among the others as candidates.
+        lr: with `trained`, Adam's rate, falling to zero along a cosine.
+        widths: with `trained`, channels of either network at full, half, quarter, ... resolution.
+        renew: with `trained`, epochs after which the attacker's images are protected anew.
     """
 
     name: ClassVar[str] = "confirmation"
     threats: ClassVar[tuple[str, ...]] = ("oracle", "gradients")
+    budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"steps": 10_000},
+        "quick": {},
+        "smoke": {"steps": 10, "batch": 32, "widths": (8, 16)},
+    }
 
+    matcher: str = "distance"
     draws: int = 1
+    steps: int = 2000
+    batch: int = 256
+    lr: float = 1e-3
+    widths: tuple[int, ...] = (24, 48, 96, 128)
+    renew: int = 4
 
-    def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Matcher:
-        """Keep the oracle; nothing is learned. See `Attack.fit`."""
+    def __post_init__(self) -> None:
+        if self.matcher not in ("distance", "trained"):
+            raise UsageError(f"there is no matcher {self.matcher!r}; use distance or trained")
+        if min(self.draws, self.steps, self.renew) < 1 or self.batch < 2:
+            raise UsageError("draws, steps and renew must be positive, and batch at least 2")
+
+    def fit(
+        self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
+    ) -> Matcher:
+        """Keep the oracle, or train with it; `stop_after` leaves after so many steps. See `Attack.fit`."""
         self.require(knowledge)
         assert knowledge.oracle is not None
-        return Comparison(knowledge.oracle, self.draws)
+        if self.matcher == "distance":
+            return Comparison(knowledge.oracle, self.draws)
+        return self._train(knowledge, knowledge.oracle, conditions or Conditions(), stop_after)
+
+    def _train(
+        self, knowledge: Knowledge, oracle: Transformation, conditions: Conditions, stop_after: int | None
+    ) -> Matcher:
+        """Contrastive learning on pairs (van den Oord et al. 2018, arXiv 1807.03748, in both directions)."""
+        device, seed = conditions.device, conditions.seed
+        pairs = TrainingPairs(knowledge, oracle, seed=seed, renew=self.renew, padding=2)
+        torch.manual_seed(seed)
+        towers = {side: EncoderClassifier(UNetConfig(widths=self.widths), LENGTH) for side in ("protected", "plain")}
+        for tower in towers.values():
+            device.place(tower)
+        scale = nn.ParameterList([nn.Parameter(torch.tensor(2.0, device=device.torch))])
+        learned = [p for tower in towers.values() for p in tower.parameters()] + list(scale.parameters())
+        optimizer = torch.optim.Adam(learned, lr=self.lr)
+        batch = min(self.batch, len(pairs))
+        right = torch.arange(batch, device=device.torch)
+
+        def step(number: int) -> dict[str, Tensor]:
+            set_rates([optimizer], schedule("cosine", number / self.steps))
+            given = pairs.at(number // max(len(pairs) // batch, 1))
+            picked = epoch_batches(len(pairs), batch, seed, number, device)
+            with device.autocast():
+                shown = _described(towers["protected"], device.batch(given.protected[picked]))
+                known = _described(towers["plain"], device.batch(given.plain[picked]))
+            scores = scale[0].exp() * shown @ known.T
+            loss = F.cross_entropy(scores, right[: len(picked)]) + F.cross_entropy(scores.T, right[: len(picked)])
+            optimizer.zero_grad()
+            loss.backward()
+            average_gradients(device, iter(learned))
+            optimizer.step()
+            return {"loss": loss, "right": (scores.argmax(1) == right[: len(picked)]).float().mean()}
+
+        networks: dict[str, nn.Module] = {**towers, "scale": scale}
+        learn(
+            self,
+            networks,
+            [optimizer],
+            step,
+            steps=self.steps,
+            batch=batch,
+            conditions=conditions,
+            stop_after=stop_after,
+        )
+        return Descriptions(towers["protected"], towers["plain"], conditions)
 
 
 class Comparison(Matcher):
@@ -44,3 +130,28 @@ class Comparison(Matcher):
         mean = torch.stack([self.oracle(candidates).float() for _ in range(self.draws)]).mean(dim=0).flatten(1) - 127.5
         shown = protected.float().flatten(1) - 127.5
         return 2 * shown @ mean.T - mean.square().sum(dim=1) - shown.square().sum(dim=1, keepdim=True)
+
+
+class Descriptions(Matcher):
+    """Cosine of what two networks say of a protected and of a plain image."""
+
+    def __init__(self, shown: nn.Module, known: nn.Module, conditions: Conditions) -> None:
+        self.shown, self.known, self.conditions = shown, known, conditions
+
+    @torch.no_grad()
+    def scores(self, protected: Tensor, candidates: Tensor) -> Tensor:
+        """See `Matcher.scores`."""
+        device = self.conditions.device
+        sides = []
+        for tower, images in ((self.shown, protected), (self.known, candidates)):
+            parts = []
+            for part in torch.split(images, BATCH_AT_ONCE):
+                with device.autocast():
+                    parts.append(_described(tower, device.batch(part)).cpu())
+            sides.append(torch.cat(parts))
+        return sides[0] @ sides[1].T
+
+
+def _described(tower: nn.Module, images: Tensor) -> Tensor:
+    """Float32 unit vectors (N, LENGTH)."""
+    return F.normalize(tower(images).float(), dim=1)

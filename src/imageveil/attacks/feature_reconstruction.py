@@ -1,7 +1,8 @@
 """Feature reconstruction (Chang and Li, arXiv 2004.13263): outlines from pixel-based encryption, whatever the key."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.pixel_statistics import hypotheses
 from imageveil.errors import UsageError
 
-VARIANTS = ("basic", "advanced")
+VARIANTS = ("basic", "advanced", "least-difference")
 CHUNK = 250
 
 
@@ -21,46 +22,56 @@ class FeatureReconstruction(Attack):
 
     Attributes:
         variant: `basic` negates every value above 127; `advanced` gives every pixel the one of 48 orders and flips of
-            its colours that lies nearest to its neighbour.
+            its colours that lies nearest to its neighbour; `least-difference` does so with the 8 flips alone, for
+            schemes that negate values and leave colours in place.
     """
 
     name: ClassVar[str] = "feature-reconstruction"
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = tuple({"variant": name} for name in VARIANTS)
 
     variant: str = "advanced"
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
-            raise UsageError(f"variant must be {' or '.join(VARIANTS)}, not {self.variant!r}")
+            raise UsageError(f"variant must be one of {', '.join(VARIANTS)}, not {self.variant!r}")
 
     def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction:
         """Nothing is learned; see `Attack.fit`."""
         self.require(knowledge)
-        return Outlines(advanced=self.variant == "advanced")
+        if self.variant == "basic":
+            return Outlines(None)
+        keys = torch.from_numpy(hypotheses()).float()
+        flips = (keys.abs() == torch.eye(3)).flatten(1).all(dim=1)
+        return Outlines(keys[flips] if self.variant == "least-difference" else keys)
 
 
 class Outlines(Reconstruction):
-    """The two rules of the paper."""
+    """The rules of the paper.
 
-    def __init__(self, *, advanced: bool) -> None:
-        self.advanced = advanced
+    Args:
+        keys: candidates for a pixel's key, signed permutation matrices (K, 3, 3); None for the basic rule.
+    """
+
+    def __init__(self, keys: Tensor | None) -> None:
+        self.keys = keys
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Decide every value or pixel; see `Reconstruction.reconstruct`."""
-        if not self.advanced:
+        if self.keys is None:
             return torch.where(protected > 127, 255 - protected, protected)
-        return torch.cat([follow_neighbours(part) for part in protected.split(CHUNK)])
+        return torch.cat([follow_neighbours(part, self.keys) for part in protected.split(CHUNK)])
 
 
-def follow_neighbours(images: Tensor) -> Tensor:
+def follow_neighbours(images: Tensor, keys: Tensor) -> Tensor:
     """Choose for every pixel the candidate with the least L1 distance to the pixel above (first row: to the left).
 
     Args:
         images: uint8 (N, 3, H, W). The first pixel, which has no such neighbour, is decided by the basic rule.
+        keys: the candidates' keys, signed permutation matrices (K, 3, 3).
 
     Returns:
         uint8 (N, 3, H, W).
     """
-    keys = torch.from_numpy(hypotheses()).float()
     centred = images.float() - 127.5
     out = centred.clone()
     out[:, :, 0, 0] = -centred[:, :, 0, 0].abs()

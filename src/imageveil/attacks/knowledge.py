@@ -123,6 +123,7 @@ def ciphertext(
     plain: ImageArrays | None = None,
     images: int | None = None,
     seed: int = 0,
+    base: Knowledge | None = None,
 ) -> Knowledge:
     """The paper's setting: half T1 of the training images protected, the other half T2 plain and unpaired.
 
@@ -132,10 +133,13 @@ def ciphertext(
         plain: unpaired plain images from elsewhere, of the same size, in place of T2.
         images: use only so many of T1; None takes all.
         seed: decides the halves.
+        base: what this function returned for the same arguments, so that nothing is protected twice.
 
     Raises:
         UsageError: there are fewer than four training images, or `plain` has another size.
     """
+    if base is not None:
+        return base
     first, second = halves(train, images=images, seed=seed)
     unpaired = second if plain is None else plain
     if unpaired.images.shape[1:] != train.images.shape[1:]:
@@ -176,7 +180,7 @@ def pairs(scheme: Scheme, train: ImageArrays, *, number: int, **options: Any) ->
 
 def oracle(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
     """As `ciphertext`, with a function that protects any plain batch, each image under a fresh identity."""
-    return replace(ciphertext(scheme, train, **options), threat="oracle", oracle=_oracle(scheme))
+    return replace(ciphertext(scheme, train, **options), threat="oracle", oracle=protector(scheme))
 
 
 def gradients(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
@@ -212,7 +216,8 @@ def halves(train: ImageArrays, *, images: int | None, seed: int) -> tuple[ImageA
     return train.subset(order[:half][:images]), train.subset(order[half:])
 
 
-def _oracle(scheme: Scheme) -> Transformation:
+def protector(scheme: Scheme) -> Transformation:
+    """A function that protects any plain batch, uint8 to uint8, each image under a fresh identity."""
     numbers = count()
 
     def protect(images: Tensor) -> Tensor:

@@ -60,7 +60,13 @@ def without_mean(protected: Tensor) -> Tensor:
 
 
 def similarity(
-    scheme: Scheme, data: ImageArrays, *, reference: ImageArrays | None = None, seed: int = 0, perceptual: bool = True
+    scheme: Scheme,
+    data: ImageArrays,
+    *,
+    reference: ImageArrays | None = None,
+    floor: dict[str, dict[str, float]] | None = None,
+    seed: int = 0,
+    perceptual: bool = True,
 ) -> dict[str, Any]:
     """Measure how much of the plain images is left in the protected ones.
 
@@ -68,6 +74,7 @@ def similarity(
         scheme: the scheme that is judged.
         data: plain images, with labels where re-identification within the class is wanted.
         reference: other plain images of the same kind for the floors' means; None takes them from `data`.
+        floor: the floors of `data`, if they are known already; None measures them.
         seed: decides candidate sets, resampling and the floors' other images.
         perceptual: measure the perceptual distance too.
 
@@ -88,7 +95,7 @@ def similarity(
         seed=seed,
         n=len(data),
         metrics=leakage.metrics | {f"{name}_mean_removed": residual.metrics[name] for name in kept},
-        floors=floors(data.images, data.labels, reference=known, seed=seed),
+        floors=floors(data.images, data.labels, reference=known, seed=seed) if floor is None else floor,
         intervals=leakage.intervals | {f"{name}_mean_removed": residual.intervals[name] for name in kept},
         seconds=round(time.monotonic() - begun, 1),
     )

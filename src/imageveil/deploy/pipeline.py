@@ -121,10 +121,10 @@ class Pipeline:
         self.writing.append((job, part, future))
 
     def _protected(self, job: Job, part: Part) -> list[Group]:
+        ids = [[job.unit.items[place].key for place in group.places] for group in part.groups]
+        done = self.protector.protect_all([(g.pixels, names) for g, names in zip(part.groups, ids, strict=True)])
         groups = []
-        for group in part.groups:
-            ids = [job.unit.items[place].key for place in group.places]
-            pixels = self.protector(group.pixels, ids)
+        for group, pixels in zip(part.groups, done, strict=True):
             if pixels.shape != group.pixels.shape:
                 true = [group.pixels.shape[2], group.pixels.shape[1]]
                 job.outcome.sizes.update({job.unit.outputs[place]: true for place in group.places})

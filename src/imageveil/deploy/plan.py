@@ -56,7 +56,7 @@ class Sizes:
     bytes: int
 
 
-FILES = Sizes(images=512, bytes=32 * 2**20)
+FILES = Sizes(images=1024, bytes=32 * 2**20)
 SHARDS = Sizes(images=2048, bytes=256 * 2**20)
 
 
@@ -228,12 +228,17 @@ def _class_folder(item: Item, listing: Listing) -> str:
 
 
 def _without_suffix(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    if suffix.isalnum() and stem and stem[-1] not in "/.":
+        return stem  # nearly every name; a path object takes longer than the rest of the plan
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix else name
 
 
 def _shortened(stem: str) -> str:
     """The path with a last part that leaves room for an ending."""
+    if len(os.fsencode(stem)) <= LONGEST_NAME:
+        return stem
     path = PurePosixPath(stem)
     raw = os.fsencode(path.name)
     if len(raw) <= LONGEST_NAME:

@@ -17,7 +17,8 @@ from imageveil.deploy.plan import Unit
 from imageveil.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from imageveil.deploy.bulk import ProtectOptions, Work
+    from imageveil.deploy.options import ProtectOptions
+    from imageveil.deploy.work import Work
 
 
 class UnitWorker:
@@ -32,7 +33,7 @@ class UnitWorker:
     def __init__(self, work: "Work", scheme: str, options: "ProtectOptions") -> None:
         import torch
 
-        from imageveil.deploy.bulk import open_protector
+        from imageveil.deploy.work import open_protector
         from imageveil.schemes import load_scheme
 
         torch.set_num_threads(1)  # Ray gives every worker one processor

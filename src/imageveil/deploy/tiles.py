@@ -4,15 +4,22 @@ A tile is read with a border at least as wide as the network's reach and starts 
 so that what remains of it after the border is cut off equals the same place of the whole image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from imageveil.deploy.engines import Engine
+from imageveil.deploy.streams import Streams
+from imageveil.images.pixels import empty_pixels
 from imageveil.schemes.base import Scheme
+
+KEYED_BATCH = 2**18  # pixels
+Span = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +27,12 @@ class Room:
     """How much is computed at once.
 
     Attributes:
-        batch: pixels of a batch of whole images.
+        batch: pixels of a batch of whole images; None for what suits the engine.
         tile: pixels on a side of a tile, border included.
     """
 
-    batch: int = 2**18
-    tile: int = 1024
+    batch: int | None = None
+    tile: int = 896
 
 
 class Protector:
@@ -41,6 +48,8 @@ class Protector:
         self.scheme = scheme
         self.engine = engine
         self.room = room or Room()
+        self.batch = self.room.batch or (engine.batch if engine is not None else KEYED_BATCH)
+        self.streams = Streams(engine.streams if engine is not None else 1)
 
     @property
     def name(self) -> str:
@@ -57,32 +66,54 @@ class Protector:
         Returns:
             uint8 (N, H', W', 3): the size given, or padded to whole blocks by a block scheme.
         """
-        height, width = pixels.shape[1:3]
-        many = max(1, self.room.batch // (height * width))
-        batches = [(pixels[n : n + many], ids[n : n + many]) for n in range(0, len(pixels), many)]
+        return self.protect_all([(pixels, ids)])[0]
+
+    def protect_all(self, groups: Sequence[tuple[np.ndarray, Sequence[str]]]) -> list[np.ndarray]:
+        """Protect several groups of images, each as `__call__` does; a network works on all of them side by side."""
         if self.engine is None:
-            out = [_numpy(self.scheme.protect(_tensor(some), ids=list(names))) for some, names in batches]
-        elif height * width <= self.room.tile**2:
-            out = [_numpy(self.engine.run(_tensor(some))) for some, _ in batches]
-        else:
-            out = [self._tiled(some[0], self.engine)[None] for some, _ in batches]
+            return [self._keyed(pixels, ids) for pixels, ids in groups]
+        done = [empty_pixels(pixels.shape) for pixels, _ in groups]
+        calls = [self._fills(pixels, out, self.engine) for (pixels, _), out in zip(groups, done, strict=True)]
+        self.streams.run(chain.from_iterable(calls))
+        return done
+
+    def _keyed(self, pixels: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+        """Protect images of one size with a scheme that is not a network; it may pad them."""
+        many = max(1, self.batch // (pixels.shape[1] * pixels.shape[2]))
+        out = [
+            _numpy(self.scheme.protect(_tensor(pixels[n : n + many]), ids=list(ids[n : n + many])))
+            for n in range(0, len(pixels), many)
+        ]
         return out[0] if len(out) == 1 else np.concatenate(out)
 
-    def _tiled(self, image: np.ndarray, engine: Engine) -> np.ndarray:
-        """Protect one large image (H, W, 3) tile by tile."""
-        out = np.empty_like(image)
+    def _fills(self, pixels: np.ndarray, out: np.ndarray, engine: Engine) -> Iterator[Callable[[], None]]:
+        """Calls that each protect a batch or a tile of images of one size, and put it where it belongs in `out`."""
+        height, width = pixels.shape[1:3]
+
+        def batch(part: slice) -> None:
+            out[part] = _numpy(engine.run(_tensor(pixels[part])))
+
+        def tile(number: int, down: Span, across: Span) -> None:
+            top, bottom, above, below = down
+            left, right, before, after = across
+            part = _numpy(engine.run(_tensor(pixels[number, None, above:below, before:after])))[0]
+            out[number, top:bottom, left:right] = part[top - above : bottom - above, left - before : right - before]
+
+        if height * width <= self.room.tile**2:
+            many = max(1, self.batch // (height * width))
+            for start in range(0, len(pixels), many):
+                yield partial(batch, slice(start, start + many))
+            return
         reach, alignment = int(getattr(self.scheme, "reach", 0)), self.scheme.alignment
         # A narrow image gets long tiles: the area is what memory has room for.
-        rows = min(image.shape[0], self.room.tile)
+        rows = min(height, self.room.tile)
         columns = self.room.tile**2 // rows
-        for top, bottom, above, below in spans(image.shape[0], rows, reach, alignment):
-            for left, right, before, after in spans(image.shape[1], columns, reach, alignment):
-                tile = _numpy(engine.run(_tensor(image[None, above:below, before:after])))[0]
-                out[top:bottom, left:right] = tile[top - above : bottom - above, left - before : right - before]
-        return out
+        downwards, sideways = spans(height, rows, reach, alignment), spans(width, columns, reach, alignment)
+        for number, down, across in product(range(len(pixels)), downwards, sideways):
+            yield partial(tile, number, down, across)
 
 
-def spans(length: int, tile: int, reach: int, alignment: int) -> list[tuple[int, int, int, int]]:
+def spans(length: int, tile: int, reach: int, alignment: int) -> list[Span]:
     """Cut a side into tiles.
 
     Args:

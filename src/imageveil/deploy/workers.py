@@ -3,8 +3,10 @@
 Decoded pixels travel between processes through pipes; they never touch a disk.
 """
 
+import io
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -13,16 +15,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from imageveil.deploy.listing import Item
 from imageveil.errors import RunError
-from imageveil.images.decode import Decoded, ImageError, decode_file, pixels_in
+from imageveil.images.decode import ImageError, decode_open, open_image
+from imageveil.images.pixels import to_pixels
 from imageveil.images.sinks import encode, fits, write_files
 
 PART_PIXELS = 16_000_000  # about 50 MB of pixels: what one message between processes holds at most
+SMALL_FILE = 2**20  # bytes
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -101,8 +106,9 @@ def decode_part(origin: Origin, items: Sequence[Item], start: int, *, send_large
     held = 0
     for place in range(start, len(items)):
         try:
-            with open_item(origin, items[place]) as file:
-                size = pixels_in(file)
+            name = items[place].key if origin.kind == "folder" else ""
+            with open_item(origin, items[place]) as file, open_image(file, name=name) as image:
+                size = image.width * image.height
                 if held and held + size > PART_PIXELS:
                     break
                 if size > PART_PIXELS and not send_large:
@@ -110,12 +116,11 @@ def decode_part(origin: Origin, items: Sequence[Item], start: int, *, send_large
                         break
                     part.large, part.stop = True, place + 1
                     return part
-                name = items[place].key if origin.kind == "folder" else ""
-                decoded = decode_file(file, name=name)
+                decoded = decode_open(image)
         except ImageError as error:
             part.skipped[place] = str(error)
         else:
-            pixels = np.asarray(decoded.image)
+            pixels = to_pixels(decoded.image)
             places, arrays = by_size.setdefault(pixels.shape, ([], []))
             places.append(place)
             arrays.append(pixels)
@@ -141,8 +146,6 @@ def open_item(origin: Origin, item: Item) -> Iterator[IO[bytes]]:
         ImageError: it cannot be read.
         RunError: the whole source is gone.
     """
-    import io
-
     if origin.kind == "named":
         yield _named_image(origin.root.name, item)
     elif origin.kind == "parquet":
@@ -159,7 +162,8 @@ def open_item(origin: Origin, item: Item) -> Iterator[IO[bytes]]:
             gone = isinstance(error, FileNotFoundError)
             raise ImageError("vanished after it was listed" if gone else f"not readable: {error.strerror}") from error
         with os.fdopen(descriptor, "rb") as file:
-            yield file
+            # A small file is read at once: Pillow asks for it in many small pieces.
+            yield io.BytesIO(file.read()) if item.size < SMALL_FILE else file
 
 
 def _check_root(root: Path) -> None:
@@ -189,8 +193,6 @@ def _named_data(name: str, split: str) -> Any:
 
 
 def _named_image(name: str, item: Item) -> IO[bytes]:
-    import io
-
     out = io.BytesIO()
     _named_data(name, item.split)[item.row][0].save(out, "BMP")  # in memory: the form in which every image arrives
     out.seek(0)
@@ -244,6 +246,22 @@ class InProcess(Executor):
         return future
 
 
+class WorkerPool(ProcessPoolExecutor):
+    """Worker processes that do not import the program they belong to.
+
+    A program that imports torch would make each of them seconds slower to start and half a gigabyte larger.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Hand a call to a worker, which may be started for it."""
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            sys.modules["__main__"] = program
+
+
 def open_pool(workers: int) -> Executor:
     """Start worker processes; none for 0."""
     if workers == 0:
@@ -251,7 +269,7 @@ def open_pool(workers: int) -> Executor:
     # Forked from a small server process: forking this one, with torch's threads in it, can hang.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["imageveil.deploy.workers"])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    return WorkerPool(workers, mp_context=context, initializer=_begin_worker)
 
 
 def _begin_worker() -> None:
@@ -271,4 +289,4 @@ def read_large(origin: Origin, items: Sequence[Item], place: int) -> Part:
     return decode_part(origin, items[: place + 1], place, send_large=True)
 
 
-__all__ = ["Decoded", "Group", "InProcess", "Origin", "Part", "Target", "decode_part", "open_pool", "write_part"]
+__all__ = ["Group", "InProcess", "Origin", "Part", "Target", "decode_part", "open_pool", "write_part"]

@@ -8,6 +8,8 @@ and only the first picture of an animation or a multi-page file is read.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -66,11 +68,37 @@ def decode_file(file: IO[bytes], *, name: str = "", largest: int = LARGEST) -> D
     Raises:
         ImageError: as `decode`, or the name's ending contradicts the content.
     """
+    with open_image(file, name=name, largest=largest) as image:
+        return decode_open(image)
+
+
+def open_image(file: IO[bytes], *, name: str = "", largest: int = LARGEST) -> Image.Image:
+    """Read the header of an image file, as `decode_file` does; the size is known then, the pixels are not.
+
+    Raises:
+        ImageError: as `decode_file`.
+    """
+    with _faults():
+        return _open(file, name, largest)
+
+
+def decode_open(image: Image.Image) -> Decoded:
+    """Decode an image that `open_image` returned.
+
+    Raises:
+        ImageError: as `decode_file`.
+    """
+    with _faults():
+        return _upright_rgb(image)
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Whatever an image file does to Pillow becomes an `ImageError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is of no interest: none is kept
-            with _open(file, name, largest) as image:
-                return _upright_rgb(image)
+            yield
     except ImageError:
         raise
     except MemoryError as error:
@@ -90,19 +118,6 @@ def _readable() -> tuple[str, ...]:
     """Those of `FORMATS` that this build of Pillow opens."""
     Image.init()
     return tuple(kind for kind in FORMATS if kind in Image.OPEN)
-
-
-def pixels_in(file: IO[bytes]) -> int:
-    """Number of pixels that the header of an image file promises; 0 when it cannot be read. Rewinds the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            width, height = Image.open(file, formats=_readable()).size
-            return width * height
-    except Exception:  # decoding meets the same fault again and reports it
-        return 0
-    finally:
-        file.seek(0)
 
 
 def _open(file: IO[bytes], name: str, largest: int) -> Image.Image:
@@ -133,10 +148,11 @@ def _upright_rgb(image: Image.Image) -> Decoded:
         notes.append("only the first of several pictures was kept")
     image.seek(0)
     image.load()
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # the orientation may be wrong, the pixels are not
-        notes.append("unreadable EXIF data: the orientation was not applied")
+    if image.info:  # every format tells of an orientation in there; looking for it takes as long as decoding 32x32
+        try:
+            ImageOps.exif_transpose(image, in_place=True)
+        except Exception:  # the orientation may be wrong, the pixels are not
+            notes.append("unreadable EXIF data: the orientation was not applied")
     if image.has_transparency_data:
         cover = image.convert("RGBA")
         alpha = cover.getchannel("A")
@@ -148,6 +164,8 @@ def _upright_rgb(image: Image.Image) -> Decoded:
         rgb = Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     elif image.mode == "LAB":
         rgb = _lab_to_rgb(image)
+    elif image.mode == "RGB" and not getattr(image, "is_animated", False):
+        rgb = image  # as it is: a copy of a large photograph is too much
     else:
         rgb = image.convert("RGB")
     rgb.info.clear()

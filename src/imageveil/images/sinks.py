@@ -3,19 +3,27 @@
 Everything is written under a temporary name, synced, and renamed. The bytes depend on the pixels and options alone.
 """
 
+import ctypes
 import io
 import os
+import re
 import secrets
+import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from imageveil.errors import RunError
+from imageveil.images.png import encode_png
 
 TEMPORARY = ".imageveil-tmp"
 PROCESS = secrets.token_hex(4)  # two machines that share a folder may share a process number
+MANY = 8
+"""Files from which one sync of the whole file system is faster than one for each."""
 SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 
@@ -30,12 +38,11 @@ def encode(pixels: np.ndarray, kind: str, *, quality: int = 95) -> bytes:
     Raises:
         ValueError: the format cannot hold an image of this size.
     """
+    if kind == "png":
+        return encode_png(pixels)
     out = io.BytesIO()
     image = Image.fromarray(pixels)
-    if kind == "png":
-        # Protected images are close to noise: higher levels take longer and save about one percent.
-        image.save(out, "PNG", compress_level=1)
-    elif kind == "webp":
+    if kind == "webp":
         image.save(out, "WEBP", lossless=True, quality=0, method=0, exact=True)
     else:
         image.save(out, "JPEG", quality=quality, subsampling=0)
@@ -64,33 +71,75 @@ def write_files(files: Iterable[tuple[Path, bytes]], *, tag: str = "", private: 
     Raises:
         RunError: the disk is full, read-only or otherwise does not take them.
     """
-    written: list[tuple[Path, Path]] = []
-    folders: set[Path] = set()
-    path = Path()
+    # Names as text: making a path object takes longer than the system needs for a small file.
+    written: list[tuple[str, str]] = []
+    folders: set[str] = set()
+    mode, disk, target = 0o600 if private else 0o666, -1, ""
     try:
         for path, blob in files:
-            if path.parent not in folders:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                folders.add(path.parent)
-            temporary = path.with_name(temporary_name(len(written), tag))
-            written.append((temporary, path))
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(blob)
-        # Synced together after the last write: the first sync then carries most of the group to disk.
-        for temporary, _ in written:
-            sync(temporary)
-        for temporary, path in written:
-            temporary.replace(path)
-        for folder in folders:
-            sync(folder)
+            target = os.fspath(path)
+            folder = os.path.dirname(target) or "."  # noqa: PTH120
+            if folder not in folders:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                folders.add(folder)
+                # Opened before anything is written: faults from then on are reported to this descriptor.
+                disk = disk if disk >= 0 else os.open(folder, os.O_RDONLY)
+            temporary = f"{folder}{os.sep}{temporary_name(len(written), tag)}"
+            written.append((temporary, target))
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                _write_whole(file, blob)
+        # One by one, each file waits for the disk to empty its own cache, which takes milliseconds.
+        whole = len(written) >= MANY and len({os.stat(folder).st_dev for folder in folders}) == 1  # noqa: PTH116
+        # Everything is on disk before the first name appears, and every name before the group counts as written.
+        if not (whole and sync_disk(disk)):
+            for temporary, _ in written:
+                sync(temporary)
+        for temporary, target in written:
+            os.replace(temporary, target)  # noqa: PTH105
+        if not (whole and sync_disk(disk)):
+            for folder in folders:
+                sync(folder)
     except OSError as error:
         for temporary, _ in written:
-            remove(temporary)
-        raise cannot_write(path, error) from error
+            remove(Path(temporary))
+        raise cannot_write(Path(target), error) from error
+    finally:
+        if disk >= 0:
+            os.close(disk)
 
 
-def sync(path: Path) -> None:
+def _write_whole(file: IO[bytes], blob: bytes) -> None:
+    rest = memoryview(blob)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def sync_disk(descriptor: int) -> bool:
+    """Wait until all of the file system that holds an open file is on disk; False where that cannot be had.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    # Linux before 5.8 does not tell of faults here.
+    if not sys.platform.startswith("linux") or _linux_version() < (5, 8):
+        return False
+    try:
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):
+        return False
+    if syncfs(descriptor):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return True
+
+
+@lru_cache
+def _linux_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+
+
+def sync(path: Path | str) -> None:
     """Wait until a file or a folder's entries are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

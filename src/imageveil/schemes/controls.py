@@ -14,8 +14,18 @@ from imageveil.networks.resnet import ResNet18
 from imageveil.networks.vgg import VGG13, QuickNet
 from imageveil.schemes.base import Scheme
 from imageveil.schemes.blocks import PlaceMap, block_places, place_map
-from imageveil.schemes.keyed import PlaceScheme
-from imageveil.schemes.keys import KEY_BYTES, derive, key_stream, log2_factorial, new_master_key, normals, permutation
+from imageveil.schemes.keyed import PlaceScheme, SharedBlockScheme
+from imageveil.schemes.keys import (
+    KEY_BYTES,
+    derive,
+    key_choices,
+    key_stream,
+    log2_factorial,
+    new_master_key,
+    normals,
+    permutation,
+)
+from imageveil.schemes.pixelwise import ORDERS
 
 BLUR_SIGMA = 2.0
 SLOPE = 0.2
@@ -65,13 +75,17 @@ class BlurScheme(KeylessControl):
         self, images: Tensor, *, ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return the blurred images; the border is continued by its last pixels."""
+        return self.forward(images.float()).round().clamp(0, 255).to(torch.uint8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Blur float images (N, 3, H, W) on any scale; differentiable."""
         radius = round(4 * BLUR_SIGMA)
         offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
         weights = torch.exp(-(offsets**2) / (2 * BLUR_SIGMA**2))
         weights = weights / weights.sum()
-        planes = F.pad(images.float().flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")
+        planes = F.pad(images.flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")
         planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
-        return planes.view_as(images).round().clamp(0, 255).to(torch.uint8)
+        return planes.view_as(images)
 
 
 class SecretControl(Scheme):
@@ -147,9 +161,16 @@ class RandomConvScheme(SecretControl):
         self, images: Tensor, *, ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return the network's output, scaled to 8 bits with the same scale for all images."""
-        out = self._network(images.float() / 255)
-        out = out * self.scale.to(out.device).view(3, 1, 1) + self.shift.to(out.device).view(3, 1, 1)
-        return out.round().clamp(0, 255).to(torch.uint8)
+        return self._scaled(images.float() / 255).round().clamp(0, 255).to(torch.uint8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Differentiable protection of float images (N, 3, H, W) in [0, 1]."""
+        return (self._scaled(images) / 255).clamp(0, 1)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        """From floats in [0, 1] to 0..255, not clipped."""
+        out = self._network(images)
+        return out * self.scale.to(out.device).view(3, 1, 1) + self.shift.to(out.device).view(3, 1, 1)
 
     def _network(self, images: Tensor) -> Tensor:
         hidden = images * 2 - 1
@@ -187,6 +208,25 @@ class PixelShuffleScheme(PlaceScheme):
         """Lay the key out for one image size."""
         places = block_places(height, width, 1)
         return place_map(places, places[permutation(self.master, f"shuffle/{height}x{width}", height * width)], False)
+
+
+class ColourOrderScheme(SharedBlockScheme):
+    """The colours of every pixel of all images take one other order: the least that a pixel-wise key can do."""
+
+    name = "colour-order"
+    kind = "control"
+    has_blocks = False
+    published = "control"
+
+    def key_bits(self, height: int, width: int) -> float:
+        """One of the five orders that change something."""
+        return float(np.log2(5))
+
+    def place_map(self, height: int, width: int) -> PlaceMap:
+        """Lay the key out for one image size."""
+        places = block_places(height, width, 1)
+        order = ORDERS[1 + int(key_choices(self.master, "colour-order", 1, 5)[0])]
+        return place_map(places, places[:, order], False)
 
 
 class BlockPermuteScheme(PlaceScheme):

@@ -1,0 +1,213 @@
+"""GAN attack, "GA": a generator turns protected images into what a discriminator takes for plain ones; no pair is seen.
+
+Madono et al. 2019; Sirichotedumrong and Kiya, arXiv 2006.01342, section IV. Each family of schemes has its generator.
+The one for pixel-wise schemes uses the same map for every pixel, so that what it gets under a key that differs from
+pixel to pixel measures the generator and not the scheme.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imageveil.attacks.base import Attack, Conditions, Reconstruction
+from imageveil.attacks.knowledge import Knowledge, PublicScheme
+from imageveil.attacks.learning import learn, to_images
+from imageveil.errors import UsageError
+from imageveil.networks.attackers import AttackDiscriminator, block_generator, pixel_generator, start_weights
+from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.training.device import Device
+from imageveil.training.loop import epoch_batches
+
+GENERATORS = ("auto", "pixel", "block", "unet")
+ADAM_BETAS = (0.5, 0.999)
+BLOCK = 4
+"""Pixels on the side of the block generator's blocks against a scheme that has no blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GANAttack(Attack):
+    """The GAN attack.
+
+    Attributes:
+        generator: `pixel`, `block`, `unet`, or `auto`: by what is published about the scheme.
+        width: channels of the U-Net at full resolution; the others are as published.
+        epochs: times that every protected image is seen.
+        batch: protected and plain images a step.
+        rate: learning rate of both networks.
+        protected: how many protected images to use at most; None takes all.
+    """
+
+    name: ClassVar[str] = "gan"
+    budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"epochs": 100, "width": 64},
+        "quick": {"epochs": 20},
+        "smoke": {"epochs": 1, "width": 8, "protected": 256},
+    }
+
+    generator: str = "auto"
+    width: int = 24
+    epochs: int = 20
+    batch: int = 64
+    rate: float = 2e-4
+    protected: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.generator not in GENERATORS:
+            raise UsageError(f"there is no generator {self.generator!r}; use one of: {', '.join(GENERATORS)}")
+
+    def fit(
+        self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
+    ) -> Reconstruction:
+        """Train generator and discriminator against each other; see `Attack.fit`.
+
+        Args:
+            knowledge: of which protected and unpaired plain images are used.
+            conditions: seed, device and run directory.
+            stop_after: leave after this many steps, as if interrupted.
+        """
+        self.require(knowledge)
+        conditions = conditions or Conditions()
+        generator, discriminator = seeded(
+            conditions, lambda: self.make_generator(knowledge.scheme), AttackDiscriminator, start=start_weights
+        )
+        optimizers = [
+            torch.optim.Adam(network.parameters(), lr=self.rate, betas=ADAM_BETAS)
+            for network in (generator, discriminator)
+        ]
+        batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
+
+        def step(number: int) -> dict[str, Tensor]:
+            return duel(generator, discriminator, optimizers, *batches(number), conditions.device)
+
+        learn(
+            self,
+            {"generator": generator, "discriminator": discriminator},
+            optimizers,
+            step,
+            steps=self.epochs * batches.per_epoch,
+            batch=self.batch,
+            conditions=conditions,
+            stop_after=stop_after,
+        )
+        return Generated(generator, conditions)
+
+    def make_generator(self, scheme: PublicScheme) -> nn.Module:
+        """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
+        kind = self.generator
+        if kind == "auto":
+            kind = "unet" if scheme.block is None else "pixel" if scheme.block == 1 else "block"
+        if kind == "pixel":
+            return pixel_generator()
+        if kind == "block":
+            return block_generator(BLOCK if scheme.block in (None, 1) else scheme.block)
+        return UNet(UNetConfig(widths=(self.width, 2 * self.width, 4 * self.width, 8 * self.width)))
+
+
+class Generated(Reconstruction):
+    """A generator that has been learned: float images in [0, 1] to float images in [0, 1]."""
+
+    def __init__(self, generator: nn.Module, conditions: Conditions) -> None:
+        self.generator, self.conditions = generator, conditions
+
+    def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Send the images through the generator; see `Reconstruction.reconstruct`."""
+        return to_images(self.generator, protected, self.conditions)
+
+
+class Unpaired:
+    """Batches of protected images and, independently drawn, of plain ones.
+
+    Args:
+        knowledge: the attacker's images.
+        batch: images of either kind a step.
+        conditions: whose seed decides the batches.
+        most: how many protected images to use at most; None takes all.
+    """
+
+    def __init__(self, knowledge: Knowledge, batch: int, conditions: Conditions, *, most: int | None = None) -> None:
+        self.knowledge, self.batch, self.conditions = knowledge, batch, conditions
+        self.count = len(knowledge.protected[:most])
+        self.per_epoch = max(1, self.count // batch)
+
+    def indices(self, step: int) -> tuple[Tensor, Tensor]:
+        """Which protected and which plain images a step uses."""
+        seed, device = self.conditions.seed, self.conditions.device
+        protected = epoch_batches(self.count, self.batch, seed, step, device)
+        plain = epoch_batches(len(self.knowledge.plain), self.batch, seed + 1, step, device)
+        return protected, plain
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Protected images (N, 3, H', W') and plain images (M, 3, H, W) of a step, float in [0, 1]."""
+        protected, plain = self.indices(step)
+        device = self.conditions.device
+        return device.batch(self.knowledge.protected[protected]), device.batch(self.knowledge.plain[plain])
+
+
+def seeded(
+    conditions: Conditions, *makers: Callable[[], nn.Module], start: Callable[[nn.Module], None] | None = None
+) -> list[nn.Module]:
+    """Make networks whose first weights only the seed decides, on the device.
+
+    Args:
+        conditions: seed and device.
+        makers: one for each network.
+        start: applied to every layer, to draw other first weights than the layers' own.
+    """
+    networks = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(conditions.seed)
+        for make in makers:
+            network = make()
+            networks.append(conditions.device.place(network if start is None else network.apply(start)))
+    return networks
+
+
+def duel(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    protected: Tensor,
+    plain: Tensor,
+    device: Device,
+) -> dict[str, Tensor]:
+    """One step of the discriminator and one of the generator, with binary cross-entropy.
+
+    Args:
+        generator: protected images to guesses of the plain ones.
+        discriminator: images to one score each, larger for plain ones.
+        optimizers: of the generator and of the discriminator.
+        protected: float (N, 3, H', W') in [0, 1]; what a block scheme padded is cut off the guesses.
+        plain: float (M, 3, H, W) in [0, 1].
+        device: where and how it is computed.
+
+    Returns:
+        The losses of both.
+    """
+    height, width = plain.shape[-2:]
+    with device.autocast():
+        guess = generator(protected)[..., :height, :width]
+        # The discriminator has no batch statistics, so both kinds may pass at once.
+        scores = discriminator(torch.cat([plain, guess.detach()]))
+    truth = torch.cat([torch.ones(len(plain)), torch.zeros(len(guess))]).to(scores.device)
+    # Published: the mean over plain images plus the mean over generated ones.
+    weight = torch.where(truth > 0, 1 / len(plain), 1 / len(guess))
+    told = F.binary_cross_entropy_with_logits(scores, truth, weight, reduction="sum")
+    update(optimizers[1], told)
+    discriminator.requires_grad_(False)
+    with device.autocast():
+        scores = discriminator(guess)
+    fooled = F.binary_cross_entropy_with_logits(scores, torch.ones_like(scores))
+    update(optimizers[0], fooled)
+    discriminator.requires_grad_(True)
+    return {"discriminator": told, "generator": fooled}
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the gradient of a loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

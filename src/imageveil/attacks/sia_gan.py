@@ -1,0 +1,139 @@
+"""SIA-GAN: a GAN attack with a layer for every block position and a generator that must keep the images' classes.
+
+Madono et al., "SIA-GAN: Scrambling Inversion Attack Using Generative Adversarial Network", IEEE Access 2021. The
+attacker has protected images with their labels and unpaired plain images. The generator plays against a discriminator
+with self-attention (hinge loss), and a classifier that learns along with it must read the class off what it generates
+(cross-entropy, weight 1, as in the authors' code; the paper's equation has the adversarial term alone, and so has this
+where there are no labels).
+
+Chosen here: the classifier is the small network of the `quick` preset instead of a PyramidNet, and it also learns from
+the plain images where their labels are known, so that a class must be shown by what shows it in real images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imageveil.attacks.base import Attack, Conditions, Reconstruction
+from imageveil.attacks.gan import BLOCK, Generated, Unpaired, seeded, update
+from imageveil.attacks.knowledge import Knowledge
+from imageveil.attacks.learning import learn
+from imageveil.networks.sia_gan import SIADiscriminator, sia_generator
+from imageveil.networks.vgg import QuickNet
+
+ADAM_BETAS = (0.0, 0.9)
+WHITENING_SAMPLE = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SIAGAN(Attack):
+    """The scrambling inversion attack.
+
+    Attributes:
+        width: channels of the generator's decoder and of the classifier's first block.
+        discriminator: channels of the discriminator's last convolution.
+        epochs: times that every protected image is seen.
+        batch: protected and plain images a step.
+        generator_rate: learning rate of the generator and the classifier.
+        discriminator_rate: learning rate of the discriminator.
+        protected: how many protected images to use at most; None takes all.
+    """
+
+    name: ClassVar[str] = "sia-gan"
+    budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"width": 64, "discriminator": 1024, "epochs": 100},
+        "quick": {},
+        "smoke": {"width": 8, "discriminator": 32, "epochs": 1, "protected": 256},
+    }
+
+    width: int = 16
+    discriminator: int = 128
+    epochs: int = 20
+    batch: int = 64
+    generator_rate: float = 1e-4
+    discriminator_rate: float = 4e-4
+    protected: int | None = None
+
+    def fit(
+        self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
+    ) -> Reconstruction:
+        """Train generator, classifier and discriminator; see `Attack.fit`.
+
+        Args:
+            knowledge: of which protected and unpaired plain images are used, with their labels.
+            conditions: seed, device and run directory.
+            stop_after: leave after this many steps, as if interrupted.
+        """
+        self.require(knowledge)
+        conditions = conditions or Conditions()
+        device, labels, plain_labels = conditions.device, knowledge.labels, knowledge.plain_labels
+        height, width = knowledge.plain.shape[-2:]
+        rows, columns = knowledge.protected.shape[-2:]
+        generator, discriminator = seeded(
+            conditions,
+            lambda: sia_generator(rows, columns, knowledge.scheme.block or BLOCK, channels=self.width),
+            lambda: SIADiscriminator(height, width, channels=self.discriminator),
+        )
+        networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+        learned = [*generator.parameters()]
+        if labels is not None:
+            widths = (self.width, 2 * self.width, 4 * self.width)
+            classes = int(labels.max() if plain_labels is None else torch.maximum(labels.max(), plain_labels.max())) + 1
+            networks["classifier"] = seeded(conditions, lambda: self.make_classifier(knowledge, classes, widths))[0]
+            learned += [weight for weight in networks["classifier"].parameters() if weight.requires_grad]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(learned, lr=self.generator_rate, betas=ADAM_BETAS),
+            torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_rate, betas=ADAM_BETAS),
+        ]
+        batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
+
+        def step(number: int) -> dict[str, Tensor]:
+            protected, plain = batches(number)
+            with device.autocast():
+                guess = generator(protected)[..., :height, :width]
+                scores = discriminator(torch.cat([plain, guess.detach()]))
+            told = F.relu(1 - scores[: len(plain)]).mean() + F.relu(1 + scores[len(plain) :]).mean()
+            update(optimizers[1], told)
+            discriminator.requires_grad_(False)
+            with device.autocast():
+                fooled = -discriminator(guess).mean()
+            losses = {"discriminator": told, "generator": fooled}
+            if labels is not None:
+                # One after the other: batch norm must not mix what is generated with what is real.
+                first, second = batches.indices(number)
+                losses["class"] = self.class_loss(networks["classifier"], guess, labels[first], conditions)
+                if plain_labels is not None:
+                    losses["plain class"] = self.class_loss(
+                        networks["classifier"], plain, plain_labels[second], conditions
+                    )
+            update(optimizers[0], torch.stack([loss for name, loss in losses.items() if name != "discriminator"]).sum())
+            discriminator.requires_grad_(True)
+            return losses
+
+        learn(
+            self,
+            networks,
+            optimizers,
+            step,
+            steps=self.epochs * batches.per_epoch,
+            batch=self.batch,
+            conditions=conditions,
+            stop_after=stop_after,
+        )
+        return Generated(generator, conditions)
+
+    def make_classifier(self, knowledge: Knowledge, classes: int, widths: tuple[int, int, int]) -> nn.Module:
+        """The classifier, whose first layer is set from plain images."""
+        network = QuickNet(classes, widths=widths)
+        network.whiten(knowledge.plain[:WHITENING_SAMPLE].float() / 255)
+        return network
+
+    def class_loss(self, classifier: nn.Module, images: Tensor, labels: Tensor, conditions: Conditions) -> Tensor:
+        """Cross-entropy of the classifier on float images (N, 3, H, W) in [0, 1]."""
+        with conditions.device.autocast():
+            logits = classifier(images)
+        return F.cross_entropy(logits.float(), labels.to(logits.device))

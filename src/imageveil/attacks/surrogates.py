@@ -1,0 +1,80 @@
+"""What an attacker makes for itself who knows only the public recipe of a scheme.
+
+`Knowledge.recipe` may hold
+
+- `surrogate`: a scheme that the attacker made by the same recipe, as a shipped name, the path of a scheme file, or a
+  function that protects uint8 images; for a learned scheme this is another training run;
+- `init`: the public scheme that the private one was continued from (`imageveil train --init`), by name or path;
+- `architecture`: the fields of `UNetConfig` that the transformation network has.
+"""
+
+import hashlib
+import warnings
+
+from imageveil.attacks.knowledge import Knowledge, Transformation, protector
+from imageveil.errors import UsageError
+from imageveil.networks.unet import UNet
+from imageveil.schemes import SCHEMES
+from imageveil.schemes.base import PublicSchemeWarning, load_scheme
+from imageveil.schemes.controls import KeylessControl, SecretControl
+from imageveil.schemes.keyed import KeyedScheme
+from imageveil.schemes.learned import LearnedScheme
+
+
+def open_quietly(name: str) -> Transformation:
+    """Open a scheme by name or path, without the notice to users of public ones.
+
+    Raises:
+        UsageError: there is no such scheme.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PublicSchemeWarning)
+        return protector(load_scheme(name))
+
+
+def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> Transformation:
+    """A scheme of the attacker's own: what the recipe says, or the public algorithm under a key of its own.
+
+    Args:
+        knowledge: what the attacker has.
+        seed: decides the key.
+        made: a scheme that goes before what the recipe says, by name or path.
+
+    Returns:
+        A function that protects uint8 images.
+
+    Raises:
+        UsageError: the scheme is learned and the recipe holds nothing made by it.
+    """
+    chosen = made or knowledge.recipe.get("surrogate") or knowledge.recipe.get("init")
+    if callable(chosen):
+        own: Transformation = chosen
+        return own
+    if chosen is not None:
+        return open_quietly(str(chosen))
+    kind = SCHEMES.get(knowledge.scheme.name)
+    secret = hashlib.sha256(f"an attacker's own key {seed}".encode()).digest()
+    if kind is not None and issubclass(kind, KeyedScheme):
+        return protector(kind(secret, block=knowledge.scheme.block))
+    if kind is not None and issubclass(kind, SecretControl):
+        return protector(kind(secret))
+    if kind is not None and issubclass(kind, KeylessControl):
+        return protector(kind.generate())
+    raise UsageError(
+        f"under the threat recipe an attacker of {knowledge.scheme.name} needs a scheme of its own, trained by the "
+        "same recipe; name it with --set surrogate=FILE"
+    )
+
+
+def public_network(name: str) -> UNet:
+    """A copy of the transformation network of a public scheme, by name or path, to continue from.
+
+    Raises:
+        UsageError: there is no such scheme, or it is not a learned one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PublicSchemeWarning)
+        scheme = load_scheme(name)
+    if not isinstance(scheme, LearnedScheme):
+        raise UsageError(f"{name} is no learned scheme, so that nothing can be continued from it")
+    return scheme.network

@@ -1,0 +1,88 @@
+"""The cheapest attack that breaks each scheme, as a Markdown table made of attack records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from imageveil.attacks import THREATS
+from imageveil.audit.conclusion import percent
+from imageveil.audit.verdict import Record, breaks, excess, guess, headline
+from imageveil.errors import UsageError
+from imageveil.records import read_records
+
+NEEDS = {
+    "ciphertext": "{protected:,} protected, {plain:,} plain images",
+    "recipe": "{protected:,} protected, {plain:,} plain images, the cloud's classifier, the recipe",
+    "pairs": "{pairs:,} pairs",
+    "oracle": "any image protected",
+    "gradients": "the scheme itself",
+}
+HEAD = (
+    "| scheme | data | cheapest attack that breaks it | threat | what it needs | seconds | SSIM | named within class "
+    "| guessing |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def cost(record: Record) -> tuple[int, float, float]:
+    """How much an attack asks for: threat model, then pairs, then protected images, then seconds."""
+    metrics = record["metrics"]
+    needed = metrics.get("attacker_pairs", metrics.get("attacker_protected", 0.0))
+    return THREATS.index(record["threat"]), float(needed), float(record["seconds"] or 0.0)
+
+
+def cheapest(records: Sequence[Record]) -> Record | None:
+    """The cheapest of one scheme's records that breaks it, or None."""
+    return min((one for one in records if breaks(one)), key=cost, default=None)
+
+
+def breaks_table(folder: Path) -> str:
+    """A Markdown table over all attack records below a folder, one line a scheme and data set.
+
+    Where no attack breaks a scheme the line shows the one that came nearest, and says so.
+
+    Raises:
+        UsageError: there is no attack record.
+    """
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in read_records(folder) if folder.is_dir() else []:
+        # Folders of runs hold other JSON files too.
+        if (
+            isinstance(record, dict)
+            and record.get("task") == "attack"
+            and headline(record) not in (None, "confirm_top1")
+        ):
+            found.setdefault((record["scheme"], record["data"]), []).append(record)
+    if not found:
+        raise UsageError(f"{folder} holds no record of an attack; make some with: imageveil attack ... --out FILE")
+    lines = [_line(records) for _, records in sorted(found.items())]
+    return "\n".join([HEAD, *lines])
+
+
+def _line(records: Sequence[Record]) -> str:
+    best = cheapest(records)
+    note = ""
+    if best is None:
+        best = max(records, key=excess)
+        note = f"none of {len({one['attack'] for one in records})} breaks it; nearest: "
+    name, metrics = headline(best), best["metrics"]
+    assert name is not None
+    low, high = best["intervals"][name]
+    needs = NEEDS[best["threat"]].format(
+        protected=int(metrics.get("attacker_protected", 0)),
+        plain=int(metrics.get("attacker_plain", 0)),
+        pairs=int(metrics.get("attacker_pairs", 0)),
+    )
+    void = " (its controls are open)" if best.get("void") else ""
+    seconds = "" if best["seconds"] is None else f"{best['seconds']:.1f}"
+    cells = (
+        best["scheme"],
+        best["data"],
+        f"{note}{best['attack']}{void}",
+        best["threat"],
+        needs,
+        seconds,
+        f"{metrics['ssim']:.3f}",
+        f"{percent(metrics[name])} [{percent(low)} to {percent(high)}]"
+        + ("" if name == "reid_within" else f" ({name})"),
+        percent(guess(best, name) or 0.0),
+    )
+    return f"| {' | '.join(cells)} |"

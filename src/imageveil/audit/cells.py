@@ -1,0 +1,126 @@
+"""What an audit runs: which attack under which threat model.
+
+A stronger threat model contains the weaker ones, so every attack is run where it first has what it uses:
+
+- an attack that can run under all five threat models uses only what every attacker has, and runs once, under the
+  weakest one asked for;
+- any other runs under each threat model it names, but not under `gradients` where it has already run under `oracle`;
+- under `pairs` it runs once for every number of pairs asked for.
+
+The result of a threat model is the best over its own attacks and those of the threat models it contains.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from imageveil.attacks import ATTACKS, THREATS, Attack, make_attack
+from imageveil.audit.run_attack import parse_values
+from imageveil.errors import UsageError
+
+CONTAINS: dict[str, tuple[str, ...]] = {
+    "ciphertext": (),
+    "recipe": ("ciphertext",),
+    "pairs": ("ciphertext",),
+    "oracle": ("ciphertext", "pairs"),
+    "gradients": ("ciphertext", "pairs", "oracle"),
+}
+"""The weaker threat models that each contains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One attack under one threat model.
+
+    Attributes:
+        threat: the threat model.
+        attack: name of the attack.
+        values: fields that differ from its preset's.
+        pairs: number of pairs under the threat `pairs`, else None.
+    """
+
+    threat: str
+    attack: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    pairs: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its run directory."""
+        threat = self.threat if self.pairs is None else f"{self.threat}-{self.pairs}"
+        return "-".join([threat, self.attack, *(f"{key}={value}" for key, value in self.values.items())])
+
+    @property
+    def title(self) -> str:
+        """The attack with the values that were given, as people read it."""
+        given = ", ".join(f"{key} {value}" for key, value in self.values.items())
+        pairs = "" if self.pairs is None else f"{self.pairs} pairs"
+        extra = ", ".join(part for part in (given, pairs) if part)
+        return f"{self.attack} ({extra})" if extra else self.attack
+
+    def make(self, preset: str) -> Attack:
+        """The attack in a budget; see `make_attack`."""
+        return make_attack(self.attack, self.values, preset=preset)
+
+
+def check_threats(threats: Sequence[str]) -> tuple[str, ...]:
+    """The threat models in their own order; all five where none is named.
+
+    Raises:
+        UsageError: there is no such threat model.
+    """
+    for threat in threats:
+        if threat not in THREATS:
+            raise UsageError(f"there is no threat model {threat!r}; choose among: {', '.join(THREATS)}")
+    return tuple(threat for threat in THREATS if threat in threats or not threats)
+
+
+def threats_for(attack: type[Attack], threats: Sequence[str]) -> tuple[str, ...]:
+    """Those of the threat models under which an attack is run; see the module."""
+    able = tuple(threat for threat in THREATS if threat in threats and threat in attack.threats)
+    if set(attack.threats) == set(THREATS):
+        return able[:1]
+    return tuple(threat for threat in able if not (threat == "gradients" and "oracle" in able))
+
+
+def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
+    """Read `name` or `name:field=value,field=value`.
+
+    Raises:
+        UsageError: there is no such attack or field, or the value is of the wrong type.
+    """
+    name, _, rest = text.partition(":")
+    if name not in ATTACKS:
+        raise UsageError(f"there is no attack {name!r}; choose one of: {', '.join(sorted(ATTACKS))}")
+    return name, parse_values(name, rest.split(",") if rest else ())
+
+
+def plan(
+    algorithm: str, *, threats: Sequence[str] = (), attacks: Sequence[str] = (), pairs: Sequence[int] = (100,)
+) -> list[Cell]:
+    """Every cell of an audit, from the weakest threat model on.
+
+    Args:
+        algorithm: the published scheme, as `SCHEMES` calls it.
+        threats: threat models; empty takes all.
+        attacks: `name` or `name:field=value`; empty takes every attack in each of its variants.
+        pairs: numbers of pairs under the threat `pairs`.
+
+    Raises:
+        UsageError: something that was named does not exist, or no attack is left.
+    """
+    chosen = check_threats(threats)
+    wanted = [parse_choice(text) for text in attacks] or [
+        (name, dict(values)) for name, kind in sorted(ATTACKS.items()) for values in kind.variants
+    ]
+    cells = []
+    for threat in chosen:
+        for name, values in wanted:
+            if ATTACKS[name].applies_to(algorithm) and threat in threats_for(ATTACKS[name], chosen):
+                numbers: Sequence[int | None] = pairs if threat == "pairs" else (None,)
+                cells += [Cell(threat=threat, attack=name, values=values, pairs=number) for number in numbers]
+    if not cells:
+        raise UsageError(
+            f"no attack asked for applies to {algorithm} under {' or '.join(chosen)}; name other attacks or threats"
+        )
+    return cells

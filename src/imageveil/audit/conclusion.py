@@ -1,0 +1,121 @@
+"""An audit's verdict in words: one sentence for the owner, and a screen of lines."""
+
+from collections.abc import Sequence
+
+from imageveil.attacks import THREATS
+from imageveil.audit.verdict import Record, Row, ThreatVerdict, finding, guess, headline
+
+WHO = {
+    "ciphertext": "somebody who has only protected images, their labels and other plain images of the kind",
+    "recipe": "a cloud that also uses its classifier and the public recipe",
+    "pairs": "somebody who also has some plain images with their protected selves",
+    "oracle": "somebody who can have any image protected",
+    "gradients": "somebody who holds the scheme itself",
+}
+WORDS = {
+    "breaks": "BROKEN",
+    "confirms": "CONFIRMS",
+    "leaks": "leaks",
+    "held": "held",
+    "open": "not judged",
+    "nothing": "found nothing",
+    "void": "void",
+    "unjudged": "not judged",
+    "not run": "not run",
+}
+"""Levels and outcomes as people read them."""
+
+NAMES = {"reid_within": "of its class", "reid_top1": "of all classes", "confirm_top1": "candidates"}
+
+
+def percent(value: float) -> str:
+    """A rate for people."""
+    return f"{value:.1%}".replace("%", " %")
+
+
+def rate(record: Record) -> str:
+    """The headline's figure with its interval and what guessing reaches, or nothing where it was not judged."""
+    name = headline(record)
+    if name is None:
+        return ""
+    low, high = record["intervals"][name]
+    floor = guess(record, name)
+    base = "" if floor is None else f", guessing {percent(floor)}"
+    return f"{percent(record['metrics'][name])} [{percent(low)} to {percent(high)}]{base}"
+
+
+def evidence(row: Row) -> str:
+    """What an attack got, as a clause."""
+    record = row.record
+    assert record is not None
+    name = headline(record)
+    assert name is not None
+    metrics = record["metrics"]
+    if finding(record) == "leaks" and record["intervals"][name][0] <= (guess(record, name) or 0.0):
+        found = [
+            f"{text} {metrics[key]:.3f} where the best guess reaches {guess(record, key):.3f}"
+            for key, text in (("ssim", "SSIM"), ("mse_var", "a squared error over variance of"))
+            if guess(record, key) is not None
+        ]
+        return f"{row.title} reaches {' and '.join(found)}"
+    number = metrics.get(name.replace("_top1", "_candidates") if name == "confirm_top1" else f"{name}_candidates", 0)
+    return f"{row.title} names the right one of {number:.0f} {NAMES[name]} in {rate(record)}"
+
+
+def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, images: int) -> str:
+    """What an owner may conclude, in one sentence, by rule.
+
+    The weakest attacker at each level of harm is named, unless a weaker one already does more harm; then who was held
+    off; then what is open.
+
+    Args:
+        label: name of the scheme.
+        verdicts: one a threat model.
+        preset: budget of the attacks.
+        images: number of judged images.
+    """
+    ordered = sorted(verdicts, key=lambda one: THREATS.index(one.threat))
+    clauses, before = [], len(THREATS)
+    harm = {
+        "breaks": f"images protected by {label} are not private from {{who}}: {{evidence}}",
+        "confirms": "{who} can tell which image was protected: {evidence}",
+        "leaks": "{who} gets more than guessing: {evidence}",
+    }
+    for level, text in harm.items():
+        first = next((one for one in ordered if one.level == level), None)
+        if first is not None and first.best is not None and THREATS.index(first.threat) < before:
+            before = THREATS.index(first.threat)
+            clauses.append(text.format(who=WHO[first.threat], evidence=evidence(first.best)))
+    held = [one.threat for one in ordered if one.level == "held"]
+    open_ = [one for one in ordered if one.level == "open"]
+    if held:
+        clauses.append(
+            f"under {_list(held)} no attack in the budget {preset} got more out of {images:,} protected images than "
+            "guessing does, which proves nothing about better attacks"
+        )
+    if open_:
+        doubt = open_[0].doubts[0]
+        rest = sum(len(one.doubts) for one in open_) - 1
+        more = f", and {rest} more reason{'s' if rest > 1 else ''}" if rest else ""
+        names = _list([one.threat for one in open_])
+        clauses.append(f"about {names} nothing that reassures can be said ({doubt}{more})")
+    if not clauses:
+        return "Nothing was judged, so nothing can be concluded."
+    sentence = "; ".join(clauses) + "."
+    return sentence[0].upper() + sentence[1:]
+
+
+def verdict_lines(label: str, data: str, verdicts: Sequence[ThreatVerdict], sentence: str) -> list[str]:
+    """The verdict as lines that fit one screen."""
+    lines = [f"audit of {label} on {data}", f"{'threat':11} {'verdict':11} best attack"]
+    for one in verdicts:
+        best = "" if one.best is None or one.best.record is None else f"{one.best.title}: {rate(one.best.record)}"
+        lines.append(f"{one.threat:11} {WORDS[one.level]:11} {best}".rstrip())
+        lines += [f"{'':23} open: {doubt}" for doubt in one.doubts[:3]]
+        if len(one.doubts) > 3:
+            lines.append(f"{'':23} and {len(one.doubts) - 3} more reasons; see the page")
+    return [*lines, sentence]
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

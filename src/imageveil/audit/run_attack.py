@@ -1,0 +1,125 @@
+"""`imageveil attack`: one attack on one scheme, by names and paths."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+
+from imageveil.attacks import ATTACKS, Attack, Conditions, make_attack
+from imageveil.audit.attack import attack_scheme, build_knowledge
+from imageveil.audit.cloud import Cloud
+from imageveil.audit.recognition import Recogniser
+from imageveil.errors import UsageError
+from imageveil.images.arrays import load_arrays
+from imageveil.records import write_json
+from imageveil.schemes import load_scheme
+from imageveil.training.device import Device
+
+SHOWN = ("ssim", "psnr", "mse_var", "reid_top1", "reid_within", "recognition", "confirm_top1")
+
+
+def parse_values(attack: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Read `name=value` texts as fields of an attack.
+
+    Raises:
+        UsageError: there is no such field, or the value is of the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not texts or attack not in ATTACKS:
+        return {}
+    types = get_type_hints(ATTACKS[attack])
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in (known := ATTACKS[attack].values()):
+            raise UsageError(f"--set {text!r}: expected name=value with one of: {', '.join(known) or 'none'}")
+        try:
+            values[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"--set {name}: {error.errors()[0]['msg'].lower()} (got {value!r})") from error
+    return values
+
+
+def run_attack(
+    attack: str,
+    scheme: str,
+    data: str,
+    *,
+    threat: str,
+    plain: str | None = None,
+    images: int | None = None,
+    pairs: int = 1,
+    test_images: int = 1000,
+    values: dict[str, Any] | None = None,
+    preset: str = "quick",
+    run: Path | None = None,
+    device: Device | None = None,
+    classifier: Path | None = None,
+    recogniser: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+) -> str:
+    """Attack a scheme by name or file with images by name or path; write the record if `out` is given.
+
+    Args:
+        attack: name of an attack.
+        scheme: shipped name or scheme file.
+        data: images with the splits `train` (the owner's and the attacker's) and `test` (judged).
+        threat: the threat model.
+        plain: unpaired plain images of another source.
+        images: use only so many protected images.
+        pairs: number of pairs under the threat `pairs`.
+        test_images: judge on so many test images, from the first on.
+        values: fields of the attack that differ from its preset's.
+        preset: budget of an attack that trains.
+        run: directory for its training, to be continued by the same call.
+        device: where it trains; None for the processor.
+        classifier: under the threat `recipe`, the cloud's classifier; None trains one, below `run` if that is given.
+        recogniser: a classifier of plain images of this kind, to add the figure `recognition`.
+        out: JSON file for the record.
+        seed: decides every random choice.
+
+    Returns:
+        The figures as lines of text.
+
+    Raises:
+        UsageError: something that was named does not exist or does not go together.
+        RunError: a file cannot be written.
+    """
+    chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
+    other = None if plain is None else load_arrays(plain, "train")
+    train, test = load_arrays(data, "train"), load_arrays(data, "test")
+    conditions = Conditions(folder=run) if device is None else Conditions(folder=run, device=device)
+    eye = None if recogniser is None else Recogniser.open(recogniser, test, opened, conditions.device)
+    cloud = Cloud(
+        classifier=classifier,
+        folder=None if run is None else run / "cloud",
+        preset="smoke" if preset == "smoke" else "quick",
+        device=conditions.device,
+        seed=seed,
+    )
+    known = build_knowledge(threat, opened, train, plain=other, images=images, pairs=pairs, seed=seed, cloud=cloud)
+    test = test.subset(torch.arange(min(test_images, len(test))))
+    found = attack_scheme(chosen, opened, known, test, preset=preset, conditions=conditions, recogniser=eye, seed=seed)
+    if out is not None:
+        write_json(out, found)
+    return describe(found, chosen)
+
+
+def describe(found: dict[str, Any], attack: Attack) -> str:
+    """An attack's record in words: each figure with its interval, its floors and chance."""
+    lines = [
+        f"{attack} on {found['scheme']}, threat {found['threat']}, {found['data']}, {found['n']} test images, "
+        f"{found['seconds']} s",
+        f"{'':12} {'measured':>9} {'95 % interval':>18} {'blind':>8} {'label-only':>11} {'chance':>8}",
+    ]
+    for name in SHOWN:
+        if name in found["metrics"]:
+            low, high = found["intervals"][name]
+            kinds = (found["floors"].get(kind, {}) for kind in ("blind", "label_only", "chance"))
+            cells = [f"{kind[name]:.3f}" if name in kind else "" for kind in kinds]
+            line = f"{name:12} {found['metrics'][name]:9.3f} {f'{low:.3f} to {high:.3f}':>18}"
+            lines.append(f"{line} {cells[0]:>8} {cells[1]:>11} {cells[2]:>8}".rstrip())
+    return "\n".join(lines)

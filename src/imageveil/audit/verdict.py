@@ -1,0 +1,162 @@
+"""What an audit may conclude: pure functions on records.
+
+Of one attack, from the 95 % intervals of its record:
+
+- it **breaks** the scheme where the lower end of the rate at which it names the right image (`reid_within` among images
+  of one class; `reid_top1` without labels) reaches one half, and twice what guessing reaches;
+- it **confirms** where the same holds of `confirm_top1`: it only tells which of N candidates it was;
+- it **leaks** where that rate lies above what guessing reaches, or SSIM or squared error beat the best guess by more
+  than `MARGIN`;
+- else it finds **nothing**.
+
+What guessing reaches is the best of the blind and the label-only floor and of chance. A success proves itself. A
+failure counts only where the attack's controls passed; otherwise it is **void**. A threat model **held** only where at
+least one attack found nothing, none found anything, none is void and none that applies was left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imageveil.audit.cells import CONTAINS
+
+HALF = 0.5
+TIMES_FLOOR = 2.0
+MARGIN = 0.05
+"""SSIM, and squared error over variance, must beat the best guess by this: fitted means beat measured ones a little."""
+
+LEAST_JUDGED = 100
+"""Fewer judged images than this say nothing that reassures."""
+
+SEVERITY = ("nothing", "leaks", "confirms", "breaks")
+GUESSES = ("blind", "label_only", "chance")
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One attack as the verdict sees it.
+
+    Attributes:
+        title: the attack, with its values.
+        threat: under which threat model it was run.
+        record: its record, or None where it could not be run.
+        outcome: one of `SEVERITY`, `void`, `unjudged` (run, but without plain images to judge it on) or `not run`.
+        reason: why it is void, unjudged or was not run.
+        folder: name of its run directory.
+    """
+
+    title: str
+    threat: str
+    record: Record | None
+    outcome: str
+    reason: str = ""
+    folder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatVerdict:
+    """What holds under one threat model.
+
+    Attributes:
+        threat: the threat model.
+        level: one of `SEVERITY` but `nothing`; `held`; or `open`, where nothing was found and failures do not count.
+        best: the attack that decides, the strongest that was judged; None where none was.
+        doubts: why nothing that reassures is said, where the level is `open`.
+    """
+
+    threat: str
+    level: str
+    best: Row | None
+    doubts: tuple[str, ...] = ()
+
+
+def headline(record: Record) -> str | None:
+    """The rate by which a record is judged, or None where it was not judged."""
+    names = ("confirm_top1", "reid_within", "reid_top1")
+    return next((name for name in names if name in record["metrics"]), None)
+
+
+def guess(record: Record, metric: str) -> float | None:
+    """What guessing reaches of a metric, the best over the floors, or None where no floor has it."""
+    floors = record["floors"] or {}
+    values = [float(floors[kind][metric]) for kind in GUESSES if metric in floors.get(kind, {})]
+    if not values:
+        return None
+    return min(values) if metric == "mse_var" else max(values)
+
+
+def excess(record: Record) -> float:
+    """By how much the lower end of the headline's interval exceeds guessing; negative where it does not."""
+    name = headline(record)
+    if name is None:
+        return float("-inf")
+    return float(record["intervals"][name][0]) - (guess(record, name) or 0.0)
+
+
+def finding(record: Record) -> str:
+    """What an attack found, one of `SEVERITY`, or `unjudged`."""
+    name = headline(record)
+    if name is None:
+        return "unjudged"
+    low, floor = record["intervals"][name][0], guess(record, name) or 0.0
+    if low >= max(HALF, TIMES_FLOOR * floor):
+        return "confirms" if name == "confirm_top1" else "breaks"
+    if low > floor or _beats(record, "ssim", 0, 1) or _beats(record, "mse_var", 1, -1):
+        return "leaks"
+    return "nothing"
+
+
+def _beats(record: Record, metric: str, end: int, sign: int) -> bool:
+    """Whether the cautious end of an interval lies beyond the best guess by more than the margin."""
+    best = guess(record, metric)
+    interval = record["intervals"].get(metric)
+    return best is not None and interval is not None and sign * (interval[end] - best) > MARGIN
+
+
+def outcome(record: Record, void: str | None) -> str:
+    """An attack's outcome when its controls are taken into account: a failure without them is void."""
+    found = finding(record)
+    return "void" if found == "nothing" and void is not None else found
+
+
+def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = ()) -> ThreatVerdict:
+    """The verdict of one threat model over its own attacks and those of the threat models it contains.
+
+    Args:
+        threat: the threat model.
+        rows: all attacks of the audit.
+        missing: attacks that apply but were left out by choice.
+    """
+    own = [row for row in rows if row.threat == threat or row.threat in CONTAINS[threat]]
+    judged = [row for row in own if row.record is not None and row.outcome in (*SEVERITY, "void")]
+    best = max(judged, key=_strength, default=None)
+    if best is not None and best.outcome not in ("nothing", "void"):
+        return ThreatVerdict(threat=threat, level=best.outcome, best=best)
+    doubts = [f"{row.title}: {row.reason}" for row in own if row.outcome in ("void", "unjudged", "not run")]
+    doubts += [f"{name}: not asked for" for name in missing]
+    counted = [row for row in judged if row.outcome == "nothing"]
+    doubts += sorted({doubt for row in counted if row.record is not None for doubt in _weak(row.record)})
+    if not any(row.threat == threat and row.record is not None and row.record["attack"] for row in counted):
+        doubts.append(f"no attack that uses what {threat} adds was judged")
+    return ThreatVerdict(threat=threat, level="open" if doubts else "held", best=best, doubts=tuple(doubts))
+
+
+def _strength(row: Row) -> tuple[int, float]:
+    assert row.record is not None
+    return SEVERITY.index("nothing" if row.outcome == "void" else row.outcome), excess(row.record)
+
+
+def _weak(record: Record) -> list[str]:
+    found = []
+    if record["n"] < LEAST_JUDGED:
+        found.append(f"only {record['n']} images were judged, fewer than {LEAST_JUDGED}")
+    if record["preset"] == "smoke":
+        found.append("budget smoke is for trying things out")
+    return found
+
+
+def breaks(record: Record) -> bool:
+    """Whether an attack reconstructs so much that it breaks the scheme."""
+    return finding(record) == "breaks"

@@ -1,0 +1,105 @@
+"""Commands that train: a scheme, a classifier, the demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imageveil.cli.options import Data, DeviceName, Overrides, Precision, Seed, app
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")],
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper | quick | literal | transform | private | smoke; quick, or private with --init."),
+    ] = None,
+    classifier_preset: Annotated[str, typer.Option(help="Recipe of h_theta and of the warm start.")] = "theta",
+    init: Annotated[str | None, typer.Option(help="Continue from this scheme with your own seed and images.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the scheme in records.")] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Learn a transformation network: classifier, preliminary protection, transformation. Resumes."""
+    from imageveil.images.arrays import load_arrays
+    from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
+    from imageveil.training.device import open_device
+    from imageveil.training.pipeline import train_scheme
+
+    preset = preset or ("quick" if init is None else "private")
+    config = choose(TRANSFORMATION_PRESETS, preset, overrides)
+    classifier_config = choose(CLASSIFIER_PRESETS, classifier_preset)
+    path = train_scheme(
+        load_arrays(data, "train"),
+        out,
+        preset=preset,
+        config=config,
+        classifier_config=classifier_config,
+        seed=seed,
+        device=open_device(device, precision=precision),
+        test=load_arrays(data, "test"),
+        init=init,
+        name=name,
+    )
+    print(f"scheme written to {path}; keep it, and the run directory, to yourself")
+
+
+@app.command()
+def classify(
+    data: Data,
+    scheme: Annotated[str | None, typer.Option(help="Shipped name or scheme file; none for plain images.")] = None,
+    preset: Annotated[str, typer.Option(help="paper | quick | theta | demo | smoke.")] = "quick",
+    augment: Annotated[str, typer.Option(help="live: augment, then protect; once: protect, then augment.")] = "live",
+    adaptation: Annotated[bool, typer.Option(help="Put the scheme's published adaptation network in front.")] = False,
+    run: Annotated[Path | None, typer.Option(help="Run directory; the same command continues there.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Train a classifier on plain or protected images and test it."""
+    from imageveil.audit.accuracy import classify as judge
+    from imageveil.images.arrays import load_arrays
+    from imageveil.presets import CLASSIFIER_PRESETS, choose
+    from imageveil.records import write_json
+    from imageveil.schemes import load_scheme
+    from imageveil.training.device import open_device
+
+    config = choose(CLASSIFIER_PRESETS, preset, overrides)
+    result = judge(
+        load_arrays(data, "train"),
+        load_arrays(data, "test"),
+        config=config,
+        preset=preset,
+        scheme=load_scheme(scheme) if scheme is not None else None,
+        augment=augment,
+        adaptation=adaptation,
+        seed=seed,
+        device=open_device(device, precision=precision),
+        run_path=run,
+    )
+    if record is not None:
+        write_json(record, result)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the two training runs.")] = Path("out/demo"),
+    scheme: Annotated[str, typer.Option(help="Shipped name or scheme file.")] = "gan-cifar10",
+    data: Annotated[str | None, typer.Option(help="Labelled images instead of the ones in the package.")] = None,
+    preset: Annotated[str, typer.Option(help="Recipe of the classifier, as in `classify`.")] = "demo",
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Protect photographs, train on plain and on protected ones, and write a page about it."""
+    from imageveil.deploy.demo import run_demo
+    from imageveil.training.device import open_device
+
+    chosen = open_device(device, precision=precision)
+    print(f"open {run_demo(out, scheme=scheme, data=data, preset=preset, seed=seed, device=chosen)}")

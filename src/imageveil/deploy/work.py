@@ -1,0 +1,118 @@
+"""What was asked for, checked and planned: a source, a scheme on its engine, and a destination. Writes nothing."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imageveil.deploy.engines import open_engine
+from imageveil.deploy.listing import NAMED, Listing, list_source
+from imageveil.deploy.options import ProtectOptions
+from imageveil.deploy.plan import Unit, build_units, name_suffix, names_key, output_names, plan_digest
+from imageveil.deploy.tiles import Protector
+from imageveil.deploy.workers import Target
+from imageveil.errors import UsageError
+from imageveil.schemes import load_scheme
+from imageveil.schemes.base import Scheme, digest
+from imageveil.schemes.learned import LearnedScheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A source, a scheme and a destination, checked and planned.
+
+    Attributes:
+        listing: the source.
+        outputs: names in the destination, one an image.
+        units: the units of this shard.
+        scheme: the scheme's shipped name or the path of its file.
+        protector: the scheme on its engine; None in the copy that goes to another machine.
+        destination: the folder that is written.
+        target: how workers write.
+        settings: what a continued run must agree in.
+        tag: which shard this is.
+    """
+
+    listing: Listing
+    outputs: list[str]
+    units: list[Unit]
+    scheme: str
+    protector: Protector | None
+    destination: Path
+    target: Target
+    settings: dict[str, Any]
+    tag: str
+
+
+def plan_work(
+    source: str,
+    destination: str | os.PathLike[str],
+    scheme: str,
+    options: ProtectOptions,
+    *,
+    protector: Protector | None = None,
+) -> Work:
+    """Check what was asked for and plan it; writes nothing but the key of hashed names.
+
+    Raises:
+        UsageError: something asked for cannot work.
+    """
+    options.check()
+    target_folder = Path(destination).resolve()
+    if source not in NAMED or Path(source).exists():
+        check_apart(Path(source).resolve(), target_folder)
+    if target_folder.exists() and not target_folder.is_dir():
+        raise UsageError(f"{destination} is a file; give a folder for the protected images")
+    opened = load_scheme(scheme)
+    listing = list_source(source, split=options.split)
+    protector = protector or open_protector(opened, options)
+    parquet = options.output == "parquet" or (options.output == "auto" and listing.kind == "parquet")
+    number, shards = options.share
+    tag = f"{number}-of-{shards}"
+    key = names_key(target_folder) if options.names == "hash" else b""
+    outputs = output_names(listing, options.names, suffix=name_suffix(options.format), key=key)
+    units = build_units(listing, outputs, parquet=parquet, show_source=options.names == "keep", sizes=options.sizes)
+    settings = {
+        "kind": opened.name,
+        "scheme": digest(opened.state()[0]),
+        "engine": protector.name,
+        "output": "parquet" if parquet else "folder",
+        "format": options.format + (f"-{options.quality}" if options.format == "jpeg" else ""),
+        "names": options.names,
+        "shards": shards,
+        "split": options.split,
+        # Names and shards that count the images fit one state of the source only.
+        "source": plan_digest(units) if parquet or options.names == "index" else None,
+    }
+    return Work(
+        listing=listing,
+        outputs=outputs,
+        units=units[number - 1 :: shards],
+        scheme=str(Path(scheme).resolve()) if Path(scheme).is_file() and not opened.public else scheme,
+        protector=protector,
+        destination=target_folder,
+        target=Target(folder=None if parquet else target_folder, kind=options.format, quality=options.quality, tag=tag),
+        settings=settings,
+        tag=tag,
+    )
+
+
+def open_protector(scheme: Scheme, options: ProtectOptions) -> Protector:
+    """Put a scheme on its engine, if it is a network and nothing but a network."""
+    engine = None
+    if isinstance(scheme, LearnedScheme) and type(scheme).protect is LearnedScheme.protect:
+        engine = open_engine(scheme.network, options.engine, device=options.device, precision=options.precision)
+    return Protector(scheme, engine, room=options.room)
+
+
+def check_apart(source: Path, destination: Path) -> None:
+    """Refuse a destination inside the source and the reverse.
+
+    Raises:
+        UsageError: one contains the other.
+    """
+    folder = source.parent if source.is_file() else source
+    if folder == destination or folder in destination.parents or destination in folder.parents:
+        raise UsageError(
+            f"source {source} and destination {destination} contain one another; give folders that lie apart"
+        )

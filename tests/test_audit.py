@@ -1,0 +1,482 @@
+"""The audit: what is run, what may be concluded, and the whole command on real images."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imageveil import cli
+from imageveil.attacks import ATTACKS, THREATS, Attack, Reconstruction, make_attack
+from imageveil.audit import audit as audit_module
+from imageveil.audit.attack import build_knowledge
+from imageveil.audit.audit import AuditOptions, left_out, run_audit
+from imageveil.audit.breaks import breaks_table
+from imageveil.audit.cells import Cell, parse_choice, plan, threats_for
+from imageveil.audit.cloud import Cloud, public_recipe
+from imageveil.audit.conclusion import conclude
+from imageveil.audit.control_state import ControlResult, as_json, load_controls, relevant, summarise, void_reason
+from imageveil.audit.recognition import Recogniser
+from imageveil.audit.verdict import Row, breaks, finding, judge_threat, outcome
+from imageveil.errors import UsageError
+from imageveil.images.arrays import ImageArrays
+from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.presets.classifier import classifier_smoke
+from imageveil.records import read_records, record, write_json
+from imageveil.schemes import SCHEMES
+from imageveil.schemes.learned import LearnedScheme
+from imageveil.training.classifier import build_classifier, save_classifier
+from imageveil.training.device import Device
+
+ROOT = Path(__file__).parents[1]
+CPU = Device(torch=torch.device("cpu"), bf16=False)
+
+
+@pytest.fixture(scope="session")
+def faces_of_two(faces) -> ImageArrays:
+    """The hundred faces as two classes."""
+    keys = [f"{number:03d}" for number in range(len(faces))]
+    return ImageArrays(name="faces", images=faces, labels=torch.arange(100) % 2, classes=["a", "b"], keys=keys)
+
+
+def write_folder(root: Path, data: ImageArrays) -> Path:
+    """Images as PNG files, a folder a class where there are labels."""
+    for number, (image, key) in enumerate(zip(data.images, data.keys, strict=True)):
+        folder = root if data.labels is None else root / data.classes[int(data.labels[number])]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(folder / f"{key}.png")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path, faces_of_two) -> Path:
+    """With `train/` and `test/`."""
+    write_folder(tmp_path / "pictures" / "train", faces_of_two.subset(torch.arange(60)))
+    write_folder(tmp_path / "pictures" / "test", faces_of_two.subset(torch.arange(60, 100)))
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def key(tmp_path) -> Path:
+    """A key file of a block scheme."""
+    path = tmp_path / "key.safetensors"
+    SCHEMES["block-negative"](bytes(range(32))).save(path)
+    return path
+
+
+@pytest.fixture
+def copying():
+    """An attack that shows the protected images as they are, registered for one test; `runs` counts its runs."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Copying(Attack):
+        name: ClassVar[str] = "copying"
+        runs: ClassVar[list[str]] = []
+
+        def fit(self, known, conditions=None):
+            self.require(known)
+            self.runs.append(known.threat)
+
+            class Found(Reconstruction):
+                def reconstruct(self, protected, labels=None):
+                    return protected
+
+            return Found()
+
+    yield Copying
+    del ATTACKS["copying"]
+
+
+def run(arguments: list[str]) -> int:
+    """The command line in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["imageveil", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return int(end.value.code or 0)
+
+
+# The whole audit
+
+
+def test_an_added_attack_stands_on_the_page(key, folder, tmp_path, copying, capsys):
+    out = tmp_path / "audit"
+    arguments = ["audit", str(key), "--data", str(folder), "--out", str(out), "--preset", "smoke", "--device", "cpu"]
+    arguments += ["--threat", "ciphertext", "--threat", "pairs", "--pairs", "2"]
+    for name in ("copying", "key-recovery", "feature-reconstruction"):
+        arguments += ["--attack", name]
+    assert run(arguments) == 0
+    shown = capsys.readouterr()
+    assert "[1/3]" in shown.err and "min left" in shown.err
+    assert "pairs       BROKEN" in shown.out and "open " + str(out / "index.html") in shown.out
+    html = (out / "index.html").read_text()
+    assert "<td>copying</td>" in html and "BROKEN" in html and "data:image/png;base64," in html
+    assert "bits at 25x25 pixels" in html
+    assert html.count("pixelated") >= 12  # two sheets of three pictures, worst and random, for two threat models
+    cells = {path.parent.name: json.loads(path.read_text()) for path in (out / "cells").glob("*/record.json")}
+    assert set(cells) == {"ciphertext-copying", "ciphertext-feature-reconstruction", "pairs-2-key-recovery"}
+    found = cells["pairs-2-key-recovery"]
+    assert found["metrics"]["bytes_exact"] == 1 and found["metrics"]["attacker_pairs"] == 2
+    assert found["metrics"]["perceptual"] < 1e-6 and found["void"] is False
+    assert cells["ciphertext-copying"]["void"] is True and "ceiling" in cells["ciphertext-copying"]["floors"]
+    # The same command again: nothing is run, the page is made anew; another budget is refused.
+    (out / "index.html").unlink()
+    before = len(copying.runs)
+    assert run(arguments) == 0 and (out / "index.html").is_file() and len(copying.runs) == before
+    assert run([*arguments, "--seed", "1"]) == 2
+    assert "other settings (seed)" in capsys.readouterr().err
+
+
+def test_a_killed_audit_continues(key, folder, tmp_path, copying, monkeypatch):
+    options = AuditOptions(threats=("ciphertext",), attacks=("copying", "feature-reconstruction"), device=CPU)
+    whole = audit_module.write_sheets
+    with monkeypatch.context() as patch:
+        done = []
+
+        def stop(pictures, where):
+            if done:
+                raise KeyboardInterrupt
+            done.append(where.name)
+            whole(pictures, where)
+
+        patch.setattr(audit_module, "write_sheets", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_audit(str(key), str(folder), tmp_path / "audit", options)
+    stored = [path.parent.name for path in (tmp_path / "audit" / "cells").glob("*/record.json")]
+    assert stored == done == ["ciphertext-copying"]
+    before = len(copying.runs)
+    run_audit(str(key), str(folder), tmp_path / "audit", options)
+    assert len(copying.runs) == before and (tmp_path / "audit" / "index.html").is_file()
+
+
+def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying):
+    torch.manual_seed(0)
+    scheme = LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), label="tiny")
+    scheme.save(tmp_path / "tiny.safetensors")
+    options = AuditOptions(
+        threats=("recipe", "gradients"), attacks=("copying", "confirmation"), preset="smoke", device=CPU
+    )
+    shown = run_audit(str(tmp_path / "tiny.safetensors"), str(folder), tmp_path / "audit", options)
+    assert (tmp_path / "audit" / "cloud" / "classifier.safetensors").is_file()
+    assert {path.name for path in (tmp_path / "audit" / "cells").iterdir()} == {
+        "recipe-copying",
+        "gradients-confirmation",
+    }
+    found = json.loads((tmp_path / "audit" / "cells" / "gradients-confirmation" / "record.json").read_text())
+    assert finding(found) == "confirms" and found["threat"] == "gradients" and found["metrics"]["confirm_top1"] == 1
+    # An untrained network hides nothing: looking is enough, under any threat model.
+    assert "gradients   BROKEN      looking" in shown and "held" not in shown
+
+
+def test_protected_images_alone(faces_of_two, tmp_path, copying, capsys):
+    scheme = SCHEMES["pixel-different"](bytes(32))
+    hidden = scheme.protect(faces_of_two.images[:24], ids=faces_of_two.keys[:24])
+    flat = ImageArrays(name="hidden", images=hidden, labels=None, classes=[], keys=faces_of_two.keys[:24])
+    where = write_folder(tmp_path / "hidden", flat)
+    attacks = ["--attack", "copying", "--attack", "confirmation"]
+    arguments = ["audit", str(where), "--out", str(tmp_path / "audit"), "--device", "cpu", *attacks]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "nothing that reassures can be said" in shown and "no plain images to judge it on" in shown
+    assert "oracle: not tried" in shown and "recipe: not tried: the images have no labels" in shown
+    html = (tmp_path / "audit" / "index.html").read_text()
+    assert "What could not be judged, and why" in html and "data:image/png;base64," in html
+    found = json.loads((tmp_path / "audit" / "cells" / "ciphertext-copying" / "record.json").read_text())
+    assert found["metrics"] == {"attacker_protected": 24, "attacker_plain": 512} and found["n"] == 0
+
+
+def test_protected_images_with_their_originals(faces_of_two, tmp_path, copying):
+    scheme = SCHEMES["block-negative"](bytes(range(32)))
+    hidden = ImageArrays(
+        name="hidden",
+        images=scheme.protect(faces_of_two.images),
+        labels=faces_of_two.labels,
+        classes=faces_of_two.classes,
+        keys=faces_of_two.keys,
+    )
+    where, originals = write_folder(tmp_path / "hidden", hidden), write_folder(tmp_path / "plain", faces_of_two)
+    options = AuditOptions(
+        threats=("pairs", "oracle"), attacks=("key-recovery",), pairs=(2,), algorithm="block-negative", device=CPU
+    )
+    shown = run_audit(str(where), str(originals), tmp_path / "audit", options)
+    assert "pairs       BROKEN      key-recovery" in shown and "oracle: not tried" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "say what to audit"),
+        (["KEY"], "give --data"),
+        (["KEY", "--data", "DATA", "--threat", "magic"], "no threat model 'magic'"),
+        (["KEY", "--data", "DATA", "--attack", "magic"], "no attack 'magic'"),
+        (["KEY", "--data", "DATA", "--attack", "jigsaw"], "no attack asked for applies"),
+        (["KEY", "--data", "DATA", "--ceiling", "sky"], "--ceiling must be"),
+        (["KEY", "--data", "DATA", "--controls", "nowhere"], "is no folder"),
+        (["KEY", "--data", "DATA", "--recogniser", "KEY"], "is not a classifier"),
+        (["KEY", "--data", "DATA", "--algorithm", "tanaka"], "folders of protected images"),
+        (["DATA", "--algorithm", "magic"], "no such scheme"),
+        (["--table", "nowhere"], "holds no record"),
+    ],
+)
+def test_wrong_use_is_one_sentence(arguments, words, key, folder, tmp_path, capsys):
+    named = {"KEY": str(key), "DATA": str(folder)}
+    code = run(["audit", *(named.get(one, one) for one in arguments), "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr().err.strip()
+    assert code == 2 and words in shown and len(shown.splitlines()) == 1
+
+
+# The threat model `recipe`, and recognition
+
+
+def test_the_recipe_is_public_and_the_classifier_trains_on_protected_images(faces_of_two, tmp_path):
+    scheme = SCHEMES["pixel-same"](bytes(32))
+    cloud = Cloud(folder=tmp_path / "cloud", preset="smoke", device=CPU)
+    known = build_knowledge("recipe", scheme, faces_of_two, images=40, cloud=cloud)
+    logits = known.classifier(known.protected[:3].float() / 255)
+    assert logits.shape == (3, 2) and not any(p.requires_grad for p in known.classifier.parameters())
+    assert known.recipe == dict.fromkeys(("architecture", "preset", "data", "init")) | {
+        "scheme": "pixel-same",
+        "block": 1,
+    }
+    again = Cloud(classifier=tmp_path / "cloud" / "classifier.safetensors", device=CPU).open(known, ["a", "b"])
+    assert torch.equal(again(known.protected[:3].float() / 255), logits)
+    with pytest.raises(UsageError, match="other classes"):
+        Cloud(classifier=tmp_path / "cloud" / "classifier.safetensors", device=CPU).open(known, ["a"])
+
+
+@pytest.mark.parametrize(("init", "told"), [("gan-cifar10", "gan-cifar10"), ("runs/mine.safetensors", None)])
+def test_an_owners_own_start_is_not_public(init, told):
+    made = {"preset": "private", "data": "faces", "init": init, "seed": 5}
+    found = public_recipe(LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), training=made))
+    assert found["init"] == told and found["data"] == "faces" and "seed" not in found
+    assert UNetConfig(**found["architecture"]).widths == (4, 8, 8)
+
+
+def test_recognition(faces_of_two, tmp_path):
+    torch.manual_seed(0)
+    network = build_classifier(classifier_smoke(), 2)
+    network.whiten(faces_of_two.images.float() / 255)
+    save_classifier(tmp_path / "eye", network, classifier_smoke(), faces_of_two.classes)
+    eye = Recogniser.open(tmp_path / "eye", faces_of_two, SCHEMES["none"](), CPU)
+    rate, (low, high) = eye.measure(faces_of_two.images, faces_of_two.labels)
+    assert low <= rate <= high
+    floor = eye.floors(faces_of_two.images, faces_of_two.labels)
+    assert floor["ceiling"] == rate and floor["chance"] == 0.5 and {"blind", "label_only"} < set(floor)
+    taught = LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), training={"data": "faces"})
+    with pytest.raises(UsageError, match="itself taught"):
+        Recogniser.open(tmp_path / "eye", faces_of_two, taught, CPU)
+
+
+# What is run
+
+
+def test_each_attack_runs_where_it_first_has_what_it_uses(copying):
+    assert threats_for(copying, THREATS) == ("ciphertext",) and threats_for(copying, ("oracle",)) == ("oracle",)
+    assert threats_for(ATTACKS["confirmation"], THREATS) == ("oracle",)
+    assert threats_for(ATTACKS["key-recovery"], THREATS) == ("pairs", "oracle")
+    cells = plan("tanaka", attacks=("key-recovery", "copying", "jigsaw"), pairs=(1, 10))
+    assert [cell.name for cell in cells] == [
+        "ciphertext-copying",
+        "pairs-1-key-recovery",
+        "pairs-10-key-recovery",
+        "oracle-key-recovery",
+    ]
+    assert {cell.attack for cell in plan("tanaka")} >= {"statistics", "key-recovery", "confirmation", "copying"}
+    assert "statistics" in left_out("pairs", "tanaka", ("key-recovery",)) and left_out("pairs", "tanaka", ()) == []
+
+
+def test_an_attack_with_values():
+    name, values = parse_choice("feature-reconstruction:variant=basic")
+    cell = Cell(threat="ciphertext", attack=name, values=values)
+    assert cell.name == "ciphertext-feature-reconstruction-variant=basic" and cell.make("quick").variant == "basic"
+    assert cell.make("quick") == make_attack(name, values)
+    with pytest.raises(UsageError, match="depth=3"):
+        parse_choice("feature-reconstruction:depth=3")
+
+
+# What may be concluded
+
+
+def made(attack: str = "statistics", threat: str = "ciphertext", **changes: Any) -> dict[str, Any]:
+    """A record; `reid`, `ssim`, `mse`: (figure, low, high)."""
+    reid, ssim = changes.pop("reid", (0.01, 0.006, 0.018)), changes.pop("ssim", (0.14, 0.135, 0.145))
+    mse = changes.pop("mse", (0.95, 0.94, 0.96))
+    floor = {"ssim": 0.14, "mse_var": 0.93, "reid_within": 0.012}
+    values: dict[str, Any] = {
+        "metrics": {"reid_within": reid[0], "reid_within_candidates": 100.0, "ssim": ssim[0], "mse_var": mse[0]},
+        "intervals": {"reid_within": list(reid[1:]), "ssim": list(ssim[1:]), "mse_var": list(mse[1:])},
+        "floors": {"blind": floor, "label_only": floor, "chance": {"reid_within": 0.01}},
+    }
+    common = {
+        "task": "attack",
+        "scheme": "tanaka",
+        "data": "d",
+        "preset": "exact",
+        "seed": 0,
+        "n": 1000,
+        "seconds": 1.0,
+    }
+    return record(attack=attack, threat=threat, **(common | values | changes))
+
+
+def confirmed(rate: float, low: float, high: float) -> dict[str, Any]:
+    return made(
+        "confirmation",
+        "oracle",
+        metrics={"confirm_top1": rate, "confirm_candidates": 1000.0},
+        intervals={"confirm_top1": [low, high]},
+        floors={"chance": {"confirm_top1": 0.001}},
+    )
+
+
+def row(found: dict[str, Any], void: str | None = None) -> Row:
+    result = outcome(found, void)
+    return Row(title=found["attack"], threat=found["threat"], record=found, outcome=result, reason=void or "")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (made(), "nothing"),
+        (made(reid=(0.93, 0.91, 0.94)), "breaks"),
+        (made(reid=(0.51, 0.48, 0.54)), "leaks"),
+        (made(reid=(0.03, 0.021, 0.043)), "leaks"),
+        (made(ssim=(0.30, 0.29, 0.31)), "leaks"),
+        (made(ssim=(0.18, 0.175, 0.185)), "nothing"),  # fitted means beat measured ones by a little
+        (made(mse=(0.7, 0.69, 0.71)), "leaks"),
+        (confirmed(1.0, 0.996, 1.0), "confirms"),
+        (confirmed(0.001, 0.0, 0.006), "nothing"),
+        (made(metrics={"attacker_plain": 1.0}, intervals={}, floors={}), "unjudged"),
+    ],
+)
+def test_findings(found, expected):
+    assert finding(found) == expected and breaks(found) == (expected == "breaks")
+
+
+def test_half_of_two_candidates_is_no_break():
+    found = made(reid=(0.6, 0.55, 0.65))
+    found["floors"]["chance"]["reid_within"] = 0.5
+    assert finding(found) == "leaks"
+
+
+def test_void_rows_never_reassure_and_a_success_proves_itself():
+    passed, void = row(made("gan")), row(made("statistics"), "no control of this attack is recorded")
+    assert judge_threat("ciphertext", [passed]).level == "held"
+    doubtful = judge_threat("ciphertext", [passed, void])
+    assert doubtful.level == "open" and "statistics: no control" in doubtful.doubts[0]
+    assert judge_threat("ciphertext", [row(made(reid=(0.93, 0.91, 0.94)), "missed")]).level == "breaks"
+    sentence = conclude("x", [doubtful], preset="quick", images=1000)
+    assert "nothing that reassures" in sentence and "held" not in sentence and "no attack" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing", "doubt"),
+    [
+        ([], [], "no attack that uses"),
+        ([row(made(n=99))], [], "only 99 images"),
+        ([row(made(preset="smoke"))], [], "smoke"),
+        ([row(made())], ["gan"], "gan: not asked for"),
+        (
+            [row(made()), Row(title="gan", threat="ciphertext", record=None, outcome="not run", reason="it diverged")],
+            [],
+            "diverged",
+        ),
+        ([row(made(attack=None, threat="ciphertext") | {"attack": None})], [], "no attack that uses"),
+    ],
+)
+def test_what_else_takes_reassurance_away(rows, missing, doubt):
+    found = judge_threat("ciphertext", rows, missing=missing)
+    assert found.level == "open" and any(doubt in one for one in found.doubts)
+
+
+def test_stronger_threats_contain_weaker_ones():
+    rows = [row(made(reid=(0.93, 0.91, 0.94))), row(made("inverse-network", "oracle")), row(made("sdar", "recipe"))]
+    levels = {threat: judge_threat(threat, rows).level for threat in THREATS}
+    assert set(levels.values()) == {"breaks"}
+    rows = [row(made("key-recovery", "pairs", reid=(0.93, 0.91, 0.94))), row(made()), row(made("sdar", "recipe"))]
+    levels = {threat: judge_threat(threat, rows).level for threat in THREATS}
+    assert levels == {
+        "ciphertext": "held",
+        "recipe": "held",
+        "pairs": "breaks",
+        "oracle": "breaks",
+        "gradients": "breaks",
+    }
+
+
+def test_a_public_deterministic_scheme_is_lost_to_the_oracle():
+    rows = [row(made("gan")), row(made("inverse-network", "oracle")), row(confirmed(1.0, 0.996, 1.0))]
+    verdicts = [judge_threat(threat, rows) for threat in ("ciphertext", "oracle")]
+    assert [one.level for one in verdicts] == ["held", "confirms"]
+    sentence = conclude("gan-cifar10", verdicts, preset="quick", images=1000)
+    assert "can tell which image was protected" in sentence and "100.0 % [99.6 % to 100.0 %]" in sentence
+    assert "under ciphertext no attack in the budget quick" in sentence and sentence.count(". ") == 0
+
+
+def test_the_sentence_names_the_weakest_attacker():
+    worst = made("key-recovery", "pairs", reid=(1.0, 0.99, 1.0))
+    rows = [row(made(reid=(0.03, 0.021, 0.043))), row(worst), row(made("inverse-network", "oracle", reid=(1, 0.99, 1)))]
+    verdicts = [judge_threat(threat, rows) for threat in ("ciphertext", "pairs", "oracle")]
+    sentence = conclude("tanaka", verdicts, preset="quick", images=1000)
+    assert sentence.index("key-recovery") < sentence.index("gets more than guessing") and "inverse" not in sentence
+    assert conclude("tanaka", [], preset="quick", images=0).startswith("Nothing was judged")
+
+
+# Controls
+
+
+def control(attack: str, scheme: str, passed: bool) -> ControlResult:
+    return ControlResult(
+        attack=attack,
+        scheme=scheme,
+        data="d",
+        threat="ciphertext",
+        metric="ssim",
+        target=0.5,
+        value=0.4,
+        passed=passed,
+        commit="",
+    )
+
+
+def test_which_controls_speak():
+    controls = [control("gan", "tanaka", False), control("gan", "random-conv", True), control("sdar", "blur", True)]
+    assert void_reason("gan", "learned", controls) is None and void_reason("sdar", "learned", controls) is None
+    assert "missed its control on tanaka" in void_reason("gan", "tanaka", controls)
+    assert void_reason("gan", "extended", controls) is not None  # speaks for all: one was missed
+    assert void_reason("jigsaw", "tanaka", controls) == "no control of this attack is recorded"
+    assert len(relevant("gan", "extended", controls)) == 2
+
+
+def test_the_package_holds_the_recorded_controls():
+    shipped = load_controls()
+    recorded = summarise(read_records(ROOT / "results" / "controls"))
+    assert as_json(shipped) == as_json(recorded), "run: python docs/ship_controls.py"
+
+
+# The table of breaks
+
+
+def test_the_cheapest_attack_that_breaks(tmp_path):
+    whole = (1.0, 0.99, 1.0)
+    figures = {"attacker_protected": 1000.0, "attacker_plain": 500.0}
+    found = {
+        "a": made("key-recovery", "pairs", reid=whole, seconds=0.1),
+        "b": made("statistics", reid=whole, seconds=90.0),
+        "c": made("gan", reid=whole, seconds=300.0),
+        "d": made("gan", scheme="mine"),
+        "e": made("sdar", "recipe", scheme="mine", reid=(0.03, 0.02, 0.05)),
+        "f": confirmed(1.0, 0.99, 1.0) | {"scheme": "mine"},
+    }
+    for name, one in found.items():
+        one["metrics"] |= figures
+        write_json(tmp_path / f"{name}.json", one)
+    write_json(tmp_path / "config.json", {"seed": 0})
+    lines = breaks_table(tmp_path).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
+    assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")

@@ -1,0 +1,284 @@
+"""Attacks that play against a discriminator or learn a map for every position."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imageveil.attacks import Conditions, Knowledge, make_attack
+from imageveil.attacks.gan import duel, seeded
+from imageveil.attacks.knowledge import Pairs, PublicScheme
+from imageveil.audit.controls import CONTROLS, Control
+from imageveil.errors import UsageError
+from imageveil.networks.attackers import (
+    AttackDiscriminator,
+    PositionMap,
+    SpectralConv,
+    block_generator,
+    pixel_generator,
+    start_weights,
+)
+from imageveil.networks.sia_gan import SelfAttention, SIADiscriminator, sia_generator
+from imageveil.networks.unet import UNet
+from imageveil.schemes import SCHEMES
+from imageveil.training.device import Device
+
+CONDITIONS = Conditions(device=Device(torch=torch.device("cpu"), bf16=False))
+KEY = bytes(range(32))
+
+
+def known(name: str, plain: Tensor, unpaired: Tensor, *, threat: str = "ciphertext", block: int | None = None):
+    """Knowledge of a scheme: small real images protected, others plain."""
+    scheme = SCHEMES[name]() if name == "none" else SCHEMES[name](KEY)
+    protected = scheme.protect(plain, ids=[str(number) for number in range(len(plain))])
+    return Knowledge(
+        threat=threat,
+        scheme=PublicScheme(name=name, block=block or getattr(scheme, "block", None), key_per_image=scheme.needs_ids),
+        protected=protected,
+        labels=torch.arange(len(plain)) % 3,
+        plain=unpaired,
+        plain_labels=torch.arange(len(unpaired)) % 4,
+        known_pairs=Pairs(plain=plain, protected=protected) if threat == "pairs" else None,
+    )
+
+
+def floats(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def trained(network: nn.Module, size: int = 16) -> nn.Module:
+    """The network with batch statistics of something, in eval mode."""
+    with torch.no_grad():
+        network(floats(4, 3, size, size))
+    return network.eval()
+
+
+# What a network can see
+
+
+def changed(network: nn.Module, size: int = 16) -> Tensor:
+    """Where the output moves when one pixel of the input does, bool (size, size)."""
+    images = floats(1, 3, size, size)
+    other = images.clone()
+    other[:, :, 5, 9] = 1 - other[:, :, 5, 9]
+    with torch.no_grad():
+        return (network(images) != network(other)).any(dim=1)[0]
+
+
+@torch.no_grad()
+def test_a_generator_sees_its_pixel_or_its_block_only():
+    for network, side in ((pixel_generator(), 1), (block_generator(4), 4), (block_generator(8), 8)):
+        moved = changed(trained(network))
+        assert moved[5, 9]
+        top, left = 5 // side * side, 9 // side * side
+        moved[top : top + side, left : left + side] = False
+        assert not moved.any()
+
+
+@torch.no_grad()
+def test_generators_keep_size_and_range():
+    for network in (pixel_generator(), block_generator(4), sia_generator(10, 13, 4, channels=8)):
+        images = network.eval()(floats(2, 3, 10, 13))
+        assert images.shape == (2, 3, 10, 13) and images.dtype == torch.float32
+        assert images.min() >= 0 and images.max() <= 1
+
+
+def test_published_widths():
+    assert [m.out_channels for m in block_generator(4).modules() if isinstance(m, nn.Conv2d)] == [48, 48, 512, 3]
+    assert [m.out_channels for m in pixel_generator().modules() if isinstance(m, nn.Conv2d)] == [64, 128, 256, 3]
+    convolutions = [m for m in SIADiscriminator(32, 32).modules() if isinstance(m, SpectralConv)]
+    assert [m.shape[0] for m in convolutions] == [128, 128, 256, 256, 512, 512, 1024]
+    shapes = [tuple(m.shape) for m in sia_generator(32, 32, 4).modules() if isinstance(m, SpectralConv)]
+    assert shapes == [(64, 16, 3, 3), *[(64, 64, 3, 3)] * 7, (3, 64, 3, 3)]
+
+
+@torch.no_grad()
+def test_discriminator_passes_maps_of_16_8_5_and_1_and_any_size():
+    network = AttackDiscriminator(8)
+    sides = [32]
+    for layer in network.layers:
+        layer.register_forward_hook(lambda _module, _given, out: sides.append(out.shape[-1]))
+    images = floats(2, 3, 32, 32)
+    scores = network(images)
+    assert list(dict.fromkeys(sides)) == [32, 16, 8, 5] and scores.shape == (2,)
+    network.eval()
+    assert torch.allclose(network(images), network.layers(images * 2 - 1)[:, 0, :3, :3].amax((1, 2)))
+    large = floats(1, 3, 96, 96)
+    assert torch.allclose(network(large), network.layers(large * 2 - 1).amax((1, 2, 3)))
+    assert network(floats(1, 3, 16, 16)).shape == (1,)
+    assert SIADiscriminator(96, 32, channels=16)(floats(2, 3, 96, 32)).shape == (2,)
+
+
+def test_first_weights_are_the_published_ones():
+    for network in (AttackDiscriminator(), block_generator(4), unet_of(24)):
+        torch.manual_seed(0)
+        network.apply(start_weights)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() > 2000:
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.weight.mean().item() == pytest.approx(1, abs=0.02) and not module.bias.any()
+
+
+def unet_of(width: int) -> nn.Module:
+    return make_attack("gan", {"width": width}).make_generator(PublicScheme(name="x", block=None, key_per_image=False))
+
+
+@torch.no_grad()
+def test_spectral_norm_is_one():
+    layer = SpectralConv(8, 16, 3)
+    for _ in range(200):
+        layer.filters()
+    assert float(torch.linalg.matrix_norm(layer.filters()[0], 2)) == pytest.approx(1, abs=1e-3)
+
+
+@torch.no_grad()
+def test_self_attention_is_the_plain_formula():
+    layer, hidden = SelfAttention(16), floats(2, 16, 4, 5)
+    layer.share.fill_(0.7)
+    query, key, value = (part(hidden).flatten(2) for part in (layer.query, layer.key, layer.value))
+    for image in range(2):
+        weights = torch.softmax(query[image].T @ key[image], dim=1)
+        expected = hidden[image].flatten(1) + 0.7 * value[image] @ weights.T
+        assert torch.allclose(layer(hidden)[image].flatten(1), expected, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_position_map_equals_a_plain_loop(hidden):
+    network, images = PositionMap(3, 4, hidden), floats(2, 3, 3, 4)
+    out = network(images)
+    for row in range(3):
+        for column in range(4):
+            place = 4 * row + column
+            for image in range(2):
+                values = images[image, :, row, column] * 2 - 1
+                for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+                    values = weight[place] @ (values.relu() if layer else values) + bias[place]
+                assert torch.allclose(out[image, :, row, column], (values + 1) / 2, atol=1e-6)
+
+
+# One step
+
+
+def test_a_step_moves_each_network_by_its_own_loss(tiles):
+    generator, discriminator = seeded(CONDITIONS, pixel_generator, lambda: AttackDiscriminator(8), start=start_weights)
+    discriminator.eval()  # or else its spectral norm moves with every call
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.0) for network in (generator, discriminator)]
+    images = tiles[:16].float() / 255
+    losses = duel(generator, discriminator, optimizers, images[:6], images[6:], CONDITIONS.device)
+    # Nobody knows anything yet.
+    assert losses["discriminator"].item() == pytest.approx(2 * math.log(2), abs=0.1)
+    assert losses["generator"].item() == pytest.approx(math.log(2), abs=0.1)
+    kept = [weight.grad.clone() for weight in discriminator.parameters()]
+    assert all(gradient.any() for gradient in kept)
+    assert all(weight.requires_grad for weight in discriminator.parameters())
+    assert any(weight.grad.any() for weight in generator.parameters())
+    # The generator's step left the discriminator's gradient alone.
+    scores = discriminator(torch.cat([images[6:], generator(images[:6]).detach()]))
+    told = nn.functional.softplus(-scores[:10]).mean() + nn.functional.softplus(scores[10:]).mean()
+    discriminator.zero_grad()
+    told.backward()
+    for weight, gradient in zip(discriminator.parameters(), kept, strict=True):
+        assert torch.allclose(weight.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+# Whole attacks
+
+SMALL = {
+    "gan": {"epochs": 2, "batch": 16, "width": 4},
+    "sia-gan": {"epochs": 2, "batch": 16, "width": 4, "discriminator": 16},
+    "unshared-weights": {"epochs": 2, "batch": 16},
+}
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("gan", "tanaka"), ("sia-gan", "tanaka"), ("unshared-weights", "none")])
+def test_resumed_equals_uninterrupted_and_repeated(name, scheme, tiles, tmp_path):
+    attack = make_attack(name, SMALL[name])
+    # 18 pixels on a side: `tanaka` pads to 20.
+    given = known(scheme, tiles[:48, :, :18, :18].contiguous(), tiles[100:140, :, :18, :18].contiguous())
+    whole = attack.fit(given, CONDITIONS).reconstruct(given.protected)
+    assert whole.shape == given.protected.shape and whole.dtype == torch.uint8
+    parts = replace(CONDITIONS, folder=tmp_path)
+    attack.fit(given, parts, stop_after=4)
+    assert torch.equal(attack.fit(given, parts).reconstruct(given.protected), whole)
+    other = attack.fit(given, replace(CONDITIONS, seed=1)).reconstruct(given.protected)
+    assert not torch.equal(other, whole)
+
+
+def test_large_images_and_missing_labels(photograph):
+    large = (
+        photograph.unfold(1, 96, 96).unfold(2, 96, 96).permute(1, 2, 0, 3, 4).reshape(-1, 3, 96, 96)[:8].contiguous()
+    )
+    given = replace(known("none", large[:4], large[4:]), labels=None, plain_labels=None)
+    for name in ("gan", "sia-gan", "unshared-weights"):
+        attack = make_attack(name, SMALL[name] | {"epochs": 1, "batch": 4})
+        assert attack.fit(given, CONDITIONS).reconstruct(large[:2]).shape == (2, 3, 96, 96)
+
+
+def test_generators_are_chosen_by_what_is_published():
+    attack = make_attack("gan")
+    schemes = {block: PublicScheme(name="x", block=block, key_per_image=False) for block in (None, 1, 8)}
+    assert isinstance(attack.make_generator(schemes[None]), UNet)
+    assert attack.make_generator(schemes[1]).layers[0].kernel_size == (1, 1)
+    assert attack.make_generator(schemes[8]).layers[0].kernel_size == (8, 8)
+    assert make_attack("gan", {"generator": "block"}).make_generator(schemes[1]).layers[0].kernel_size == (4, 4)
+    assert make_attack("gan", {"generator": "pixel"}).make_generator(schemes[8]).layers[0].kernel_size == (1, 1)
+
+
+def test_wrong_values_are_one_sentence():
+    with pytest.raises(UsageError, match="pixel, block, unet"):
+        make_attack("gan", {"generator": "vae"})
+    with pytest.raises(UsageError, match="0 or more"):
+        make_attack("unshared-weights", {"hidden": -1})
+
+
+def corner(tiles: Tensor) -> Tensor:
+    """Four 8x8 views of every tile, uint8 (1024, 3, 8, 8)."""
+    return torch.cat([tiles[:, :, y : y + 8, x : x + 8] for y in (0, 16) for x in (0, 16)]).contiguous()
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_pairs_give_every_position_its_map(hidden, tiles):
+    images = corner(tiles)[torch.randperm(1024, generator=torch.Generator().manual_seed(0))]
+    scheme = SCHEMES["pixel-same"](KEY)
+    given = known("pixel-same", images[:800], images[:8], threat="pairs")
+    values = {"hidden": hidden, "batch": 32, "epochs": 20}
+    found = make_attack("unshared-weights", values).fit(given, CONDITIONS)
+    judged = images[800:]
+    error = (found.reconstruct(scheme.protect(judged)).float() - judged.float()).square().mean()
+    assert error < 0.05 * judged.float().var(dim=0).mean()
+
+
+def test_a_pixel_generator_turns_negatives_back(tiles):
+    # Dark pictures: their negatives are bright, which a discriminator sees at once.
+    dark = tiles // 2
+    given = replace(known("none", dark[:128], dark[128:], block=1), protected=255 - dark[:128])
+    attack = make_attack("gan", {"epochs": 6, "batch": 16, "rate": 1e-3})
+    shown = attack.fit(given, CONDITIONS).reconstruct(255 - dark[:128]).float()
+    errors = [(guess - dark[:128].float()).square().mean() for guess in (shown, 255 - dark[:128].float())]
+    assert errors[0] < 0.3 * errors[1]
+
+
+# Controls
+
+
+def test_a_target_is_read_off_the_peers_record():
+    control = Control(attack="sia-gan", scheme="tanaka", metric="ssim", target=0.3, peer=("gan", 0.5))
+    one = {"task": "control", "attack": "gan", "scheme": "tanaka", "data": "c", "preset": "quick"}
+    records = [one | {"metrics": {"ssim": 0.9}}, one | {"metrics": {"ssim": 2.0}, "scheme": "extended"}]
+    assert control.measured_by_peer(records, data="c", preset="quick").target == 0.45
+    records[0]["metrics"]["ssim"] = 0.4
+    assert control.measured_by_peer(records, data="c", preset="quick").target == 0.3
+    for data, preset in (("d", "quick"), ("c", "paper")):
+        with pytest.raises(UsageError, match="--only gan"):
+            control.measured_by_peer(records, data=data, preset=preset)
+    assert replace(control, peer=None).measured_by_peer([], data="c", preset="quick").target == 0.3
+
+
+def test_a_figure_may_have_to_stay_below():
+    control = Control(attack="x", scheme="y", metric="ssim", target=0.14, at_most=True)
+    assert control.passed(0.139) and not control.passed(0.14)
+    assert any(row.at_most for row in CONTROLS)
