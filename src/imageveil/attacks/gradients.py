@@ -124,8 +124,9 @@ class Search(Reconstruction):
         for step in range(self.attack.steps):
             set_rates([optimizer], schedule("cosine", step / self.attack.steps))
             optimizer.zero_grad()
-            # Sums over images: Adam's steps do not depend on their number, and no image on another.
-            self._loss(free, wanted).sum().backward(inputs=[free])
+            # Sums over images and values: no image depends on another, and the gradients of single values, millionths
+            # as means, stay far above the 1e-8 that Adam adds to its denominator.
+            (free[0].numel() * self._loss(free, wanted).sum()).backward(inputs=[free])
             optimizer.step()
             with torch.no_grad():
                 free.clamp_(0, 1)

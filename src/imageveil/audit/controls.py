@@ -203,7 +203,16 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         attack="sdar", scheme="random-conv", threat="recipe", metric="mse_var", target=0.5, at_most=True, images=25_000
     ),
-    Control(attack="gradients", scheme="random-conv", threat="gradients", metric="mse_var", target=0.2, at_most=True),
+    # From the mean image the search fits what was seen and stays at 0.81 of the variance (docs/attacks.md).
+    Control(
+        attack="gradients",
+        scheme="random-conv",
+        threat="gradients",
+        values={"start": "inverse"},
+        metric="mse_var",
+        target=0.2,
+        at_most=True,
+    ),
     # A thumbnail of 4x4 pixels has 0.30.
     Control(attack="gan", scheme="tanaka", metric="ssim", target=0.3, decimals=2, images=GAN_IMAGES),
     # A grey copy of the plain image has 0.93, the protected images 0.84 to 0.92.
