@@ -252,7 +252,7 @@ def test_pairs_give_every_position_its_map(hidden, tiles):
     assert error < 0.05 * judged.float().var(dim=0).mean()
 
 
-def test_a_pixel_generator_turns_negatives_back(tiles):
+def test_a_pixel_generator_learns_how_bright_plain_images_are(tiles):
     # Dark pictures: their negatives are bright, which a discriminator sees at once.
     dark = tiles // 2
     given = replace(known("none", dark[:128], dark[128:], block=1), protected=255 - dark[:128])
