@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from imageveil.deploy.journal import Outcome
 from imageveil.deploy.listing import Listing
 from imageveil.deploy.plan import Unit
+from imageveil.deploy.streams import give_back_memory
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.workers import Group, Origin, Part, Target, decode_part, read_large, write_part
 from imageveil.errors import RunError
@@ -111,7 +112,9 @@ class Pipeline:
         if part.large:
             # Too large for a message: decoded, protected and encoded here, one such image at a time.
             part = read_large(self.origin, job.unit.items, part.start)
+            give_back_memory()
             groups = self._protected(job, part)
+            give_back_memory()
             future: Future[Written] = Future()
             future.set_result(write_part(self.target, groups, job.unit.outputs))
         else:

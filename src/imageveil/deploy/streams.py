@@ -61,10 +61,20 @@ def share_memory_of_threads() -> None:
     By default glibc gives each thread a place of its own, which holds no block above 64 MB: the feature maps of a tile
     would be mapped and cleared afresh for every layer. Other libraries than glibc are left alone.
     """
+    _c_library("mallopt", M_ARENA_MAX, 1)
+
+
+def give_back_memory() -> None:
+    """Return the memory that was freed and kept to the system: after a step that needed an unusual amount."""
+    _c_library("malloc_trim", 0)
+
+
+def _c_library(name: str, *numbers: int) -> None:
+    """Call a function of glibc, if that is the C library."""
     if not sys.platform.startswith("linux"):
         return
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        function = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError):
         return
-    mallopt(M_ARENA_MAX, 1)
+    function(*numbers)
