@@ -14,6 +14,7 @@ from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, block_contrast
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
+from imageveil.processor import this_processor
 from imageveil.schemes import load_scheme
 from imageveil.training.classifier import build_classifier, load_classifier, save_classifier, schedule, train_classifier
 from imageveil.training.device import Device, open_device
@@ -301,6 +302,25 @@ def test_bf16_agrees_with_float32_within_a_few_percent(data):
     with Device(torch=torch.device("cpu"), bf16=True).autocast():
         fast = network(data.images[:32].float() / 255).float()
     assert (fast - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "expected"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", "AMX"),
+        ("GenuineIntel", "avx512f avx512_bf16", None),
+        ("AuthenticAMD", "avx512f avx512_bf16", "AVX512-BF16"),
+        ("AuthenticAMD", "avx2", None),
+    ],
+)
+def test_bf16_is_the_fast_path_of_some_processors(tmp_path, vendor, flags, expected):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: X\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n"
+    )
+    found = this_processor(cpuinfo)
+    assert (found.model, found.bf16) == ("X", expected)
+    assert this_processor(tmp_path / "none").bf16 is None
 
 
 def test_precision_and_device_names_are_checked():

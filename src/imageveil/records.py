@@ -1,12 +1,13 @@
 """Result records: one JSON object a file, the only thing that reports and tables read."""
 
 import json
-import platform
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from imageveil.processor import this_processor
 
 FIELDS = (
     *("task", "scheme", "data", "network", "adaptation", "augment", "attack", "target", "passed", "void", "threat"),
@@ -62,19 +63,13 @@ def commit() -> str:
 
 
 def device_kind() -> str:
-    """The machine kind: processor, instruction set for bfloat16 and number of threads, or the name of the GPU."""
+    """The machine kind: processor, what it computes fastest in and number of threads, or the name of the GPU."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    flags, model = "", platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
-        values = {key.strip(): value.strip() for key, value in lines.items()}
-        model, flags = values.get("model name", model), values.get("flags", "")
-    kind = "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else "float32"
-    return f"{model}, {kind}, {torch.get_num_threads()} threads"
+    processor = this_processor()
+    return f"{processor.model}, {processor.bf16 or 'float32'}, {torch.get_num_threads()} threads"
 
 
 def command() -> str:

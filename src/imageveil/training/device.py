@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from imageveil.errors import UsageError
+from imageveil.processor import this_processor
 
 # Parameters of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -59,10 +59,8 @@ class Device:
 
 
 def has_fast_bf16() -> bool:
-    """Whether this processor computes in bfloat16 natively (AMX or AVX512-BF16)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """Whether bfloat16 is the fast path of this machine's processor."""
+    return this_processor().bf16 is not None
 
 
 def keep_freed_memory() -> bool:
@@ -90,7 +88,7 @@ def open_device(name: str = "auto", *, precision: str = "auto") -> Device:
 
     Args:
         name: `auto`, `cpu` or `cuda`.
-        precision: `auto` (bfloat16 where the processor has it), `bf16` or `float32`.
+        precision: `auto` (bfloat16 where it is the processor's fast path), `bf16` or `float32`.
 
     Raises:
         UsageError: the device or precision is unknown or not there.
