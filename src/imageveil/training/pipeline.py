@@ -38,6 +38,7 @@ def train_scheme(
     test: ImageArrays | None = None,
     init: str | None = None,
     name: str | None = None,
+    classifier_file: Path | None = None,
 ) -> Path:
     """Learn a transformation network and write it as a scheme file.
 
@@ -52,12 +53,14 @@ def train_scheme(
         test: held-out images for the classifiers' accuracy in the results.
         init: scheme to continue from, instead of starting warm.
         name: what to call the scheme in records; by default the name of `out`.
+        classifier_file: h_theta as `imageveil classify` wrote it, instead of training one.
 
     Returns:
         The scheme file, `out/scheme.safetensors`, readable by its owner only.
 
     Raises:
-        UsageError: labels are missing where the preset needs them, or `init` is not a learned scheme.
+        UsageError: labels are missing where the preset needs them, `init` is not a learned scheme, or
+            `classifier_file` is not a classifier of these classes.
     """
     start = _start_from(init, seed) if init is not None else None
     if start is not None:
@@ -66,10 +69,16 @@ def train_scheme(
     summary: dict[str, Any] = {"data": data.name, "images": len(data), "preset": preset, "seed": seed, "init": init}
     common = {"data": data.name, "images": len(data), "seed": seed}
     classifier = preliminary = origin = encoder = None
-    if config.gamma2 or config.lambda_ or config.two_way:
-        classifier, summary["classifier"] = _classifier_step(
-            data, out / "classifier", classifier_config, common, seed=seed, device=device, test=test, network=None
-        )
+    needs_classifier = bool(config.gamma2 or config.lambda_ or config.two_way)
+    if classifier_file is not None and not needs_classifier:
+        raise UsageError(f"the preset {preset!r} has no use for a classifier: leave --classifier out")
+    if needs_classifier:
+        if classifier_file is not None:
+            classifier, summary["classifier"] = _read_classifier(classifier_file, data, test, device)
+        else:
+            classifier, summary["classifier"] = _classifier_step(
+                data, out / "classifier", classifier_config, common, seed=seed, device=device, test=test, network=None
+            )
     if config.lambda_ or config.two_way:
         assert classifier is not None
         preliminary, origin, summary["preliminary"] = _preliminary_step(
@@ -92,7 +101,8 @@ def train_scheme(
         encoder=encoder,
         start=start.network if start is not None else None,
     )
-    run = RunDirectory(out / "transformation", common | as_json(config) | {"init": init}, device)
+    starts = {"init": init} | ({"classifier": str(classifier_file)} if classifier_file is not None else {})
+    run = RunDirectory(out / "transformation", common | as_json(config) | starts, device)
     path = out / "scheme.safetensors"
     if run.results is None or not path.is_file():
         trainer, seconds = train_transformation(ingredients, config, seed=seed, device=device, run=run)
@@ -119,6 +129,21 @@ def _start_from(init: str, seed: int) -> LearnedScheme:
     scheme = LearnedScheme.from_state(tensors, metadata)
     scheme.network.encoder.field.uniform_(-1, 1, generator=step_generator(seed, 0, stream=4))
     return scheme
+
+
+def _read_classifier(
+    path: Path, data: ImageArrays, test: ImageArrays | None, device: Device
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Read h_theta from a file and judge it."""
+    network, classes = load_classifier(path)
+    if classes != data.classes:
+        raise UsageError(
+            f"{path} tells {len(classes)} classes apart that are not the {len(data.classes)} of {data.name}"
+        )
+    if test is None:
+        return network, {}
+    network = device.place(network)
+    return network, {"accuracy": accuracy(predict(network, test, device=device), test.require_labels())}
 
 
 def _classifier_step(
