@@ -17,6 +17,12 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
         app()
+    except SystemExit as end:
+        if not end.code and "torch" in sys.modules:
+            from imageveil.training.device import leave_processes
+
+            leave_processes()
+        raise
     except UsageError as error:
         print(f"imageveil: {error}", file=sys.stderr)
         sys.exit(2)

@@ -114,6 +114,21 @@ def open_device(name: str = "auto", *, precision: str = "auto") -> Device:
     return Device(torch=device, bf16=bf16, rank=rank, world=world)
 
 
+def leave_processes() -> None:
+    """End this process at once if it is one of several, when all of them have come here.
+
+    Threads of gloo may still release tensors while the interpreter shuts down, which now and then aborts a process that
+    has done all its work (PyTorch pull request 179291); torchrun would call that a failure.
+    """
+    if not dist.is_initialized():
+        return
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def average_gradients(device: Device, parameters: Iterator[nn.Parameter]) -> None:
     """Average gradients over all processes, in one message.
 
