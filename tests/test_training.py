@@ -266,7 +266,7 @@ DISTRIBUTED = """
 import torch
 from imageveil.images.arrays import ImageArrays
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS
-from imageveil.training.device import average_gradients, leave_processes, open_device
+from imageveil.training.device import average_buffers, average_gradients, leave_processes, open_device
 from imageveil.training.transformation import Ingredients, TransformationTrainer
 from dataclasses import replace
 
@@ -294,6 +294,11 @@ mine = torch.cat([p.detach().flatten() for n in trainer.networks.values() for p 
 all_of_them = [torch.empty_like(mine) for _ in range(device.world)]
 torch.distributed.all_gather(all_of_them, mine)
 assert torch.equal(all_of_them[0], all_of_them[1])
+# Each has statistics of its own share; what is judged has those of all.
+network = torch.nn.BatchNorm2d(3)
+network.running_mean.fill_(float(device.rank))
+average_buffers(device, network)
+assert torch.equal(network.running_mean, torch.full((3,), 0.5)) and network.num_batches_tracked == 0
 print("agreed")
 leave_processes()
 raise SystemExit("still here")

@@ -114,7 +114,8 @@ def classify(
         run.finish({**timing, "accuracy": right, "predict_seconds": time.monotonic() - begun})
     low, high = wilson(round(right * len(test)), len(test))
     share = timing["protect_seconds"] / timing["seconds"] if scheme is not None else 0.0
-    say(f"{label} on {train.name}: accuracy {right:.4f} [{low:.4f}, {high:.4f}], n {len(test)}")
+    if device.rank == 0:
+        say(f"{label} on {train.name}: accuracy {right:.4f} [{low:.4f}, {high:.4f}], n {len(test)}")
     return record(
         task="classify",
         scheme=label,

@@ -75,6 +75,7 @@ def classify(
     from imageveil.training.device import open_device
 
     config = choose(CLASSIFIER_PRESETS, preset, overrides)
+    opened = open_device(device, precision=precision)
     result = judge(
         load_arrays(data, "train"),
         load_arrays(data, "test"),
@@ -84,10 +85,10 @@ def classify(
         augment=augment,
         adaptation=adaptation,
         seed=seed,
-        device=open_device(device, precision=precision),
+        device=opened,
         run_path=run,
     )
-    if record is not None:
+    if record is not None and opened.rank == 0:
         write_json(record, result)
 
 

@@ -20,7 +20,7 @@ from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
 from imageveil.networks.resnet import ResNet18
 from imageveil.networks.vgg import VGG13, QuickNet
 from imageveil.presets import ClassifierConfig, as_json
-from imageveil.training.device import Device, average_gradients
+from imageveil.training.device import Device, average_buffers, average_gradients
 from imageveil.training.loop import epoch_batches, run_steps, step_generator
 from imageveil.training.optimizers import Muon
 from imageveil.training.run_directory import RunDirectory
@@ -223,6 +223,7 @@ def train_classifier(
         stop_after=stop_after,
     )
     judged = average.module if average is not None else network
+    average_buffers(device, judged)
     return judged.eval(), {"seconds": seconds, "protect_seconds": protect_seconds}
 
 

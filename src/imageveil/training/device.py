@@ -114,6 +114,16 @@ def open_device(name: str = "auto", *, precision: str = "auto") -> Device:
     return Device(torch=device, bf16=bf16, rank=rank, world=world)
 
 
+def average_buffers(device: Device, network: nn.Module) -> None:
+    """Average the running statistics, which every process gathered on its own share, so that all judge alike."""
+    if device.world == 1:
+        return
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= device.world
+
+
 def leave_processes() -> None:
     """End this process at once if it is one of several, when all of them have come here.
 
