@@ -21,6 +21,13 @@ def assign(cost: NDArray[np.floating]) -> Order:
     return order
 
 
+def squared_distances(rows: NDArray[np.floating | np.integer], columns: NDArray[np.floating | np.integer]) -> Array:
+    """Squared distances (R, C) between the rows of (R, F) and of (C, F)."""
+    rows, columns = rows.astype(np.float64), columns.astype(np.float64)
+    squares: Array = np.square(rows).sum(axis=1)[:, None] + np.square(columns).sum(axis=1)[None]
+    return squares - 2 * rows @ columns.T
+
+
 def match_correlations(found: Array, known: Array, *, starts: int, seed: int) -> tuple[Order, float]:
     """Order unknown series so that their correlations agree with known ones.
 

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imageveil.attacks.assignment import Array, Order, assign
+from imageveil.attacks.assignment import Array, Order, assign, squared_distances
+from imageveil.attacks.block_interiors import block_views
 from imageveil.attacks.block_statistics import block_values, split_halves
 from imageveil.schemes.blocks import PlaceMap, block_places, halves_of, place_map
-from imageveil.schemes.compressible import quarter_turns, scramble_blocks
+from imageveil.schemes.compressible import scramble_blocks
 from imageveil.schemes.pixelwise import ORDERS
 
 Values = NDArray[np.uint8]
@@ -105,13 +106,6 @@ def match_blocks(here: Values, there: Values, layout: Layout, top: int) -> Order
     return assign(squared_distances(shown, plain))
 
 
-def squared_distances(rows: NDArray[np.floating | np.integer], columns: NDArray[np.floating | np.integer]) -> Array:
-    """Squared distances (R, C) between the rows of (R, F) and of (C, F)."""
-    rows, columns = rows.astype(np.float64), columns.astype(np.float64)
-    squares: Array = np.square(rows).sum(axis=1)[:, None] + np.square(columns).sum(axis=1)[None]
-    return squares - 2 * rows @ columns.T
-
-
 def match_places(here: Values, there: Values, top: int, *, negates: bool) -> tuple[Order, NDArray[np.bool_]]:
     """Find the places and signs inside a block.
 
@@ -142,11 +136,9 @@ def recover_scramble(plain: Tensor, protected: Tensor, block: int) -> PlaceMap:
     here, there = (
         block_values(images, block).transpose(1, 0, 2).astype(np.float32) - 127.5 for images in (plain, protected)
     )
-    count, size = len(here), here.shape[-1]
-    turns = quarter_turns(block)
+    count = len(here)
     # About mid-grey a negative is a change of sign, so half of the 96 hypotheses come for free.
-    places = np.arange(size).reshape(block**2, 3)
-    moved = np.stack([places[turn][:, order].ravel() for turn in turns for order in ORDERS])
+    moved = block_views(block)
     products = np.empty((count, count, len(moved)), dtype=np.float32)
     for slot, order in enumerate(moved):
         products[:, :, slot] = there.reshape(count, -1) @ here[:, :, order].reshape(count, -1).T

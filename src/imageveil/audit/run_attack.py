@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import torch
 
@@ -36,7 +36,8 @@ def parse_values(attack: str, texts: Sequence[str]) -> dict[str, Any]:
         if not equals or name not in (known := ATTACKS[attack].values()):
             raise UsageError(f"--set {text!r}: expected name=value with one of: {', '.join(known) or 'none'}")
         try:
-            values[name] = TypeAdapter(types[name]).validate_python(value)
+            parts = value.split(",") if get_origin(types[name]) is tuple else value
+            values[name] = TypeAdapter(types[name]).validate_python(parts)
         except ValidationError as error:
             raise UsageError(f"--set {name}: {error.errors()[0]['msg'].lower()} (got {value!r})") from error
     return values
