@@ -10,7 +10,7 @@ from PIL import Image
 from imageveil.errors import RunError
 from imageveil.images import pixels, png, sinks
 from imageveil.images.png import encode_png, like_noise
-from imageveil.images.sinks import write_files
+from imageveil.images.sinks import encode, encode_for_disk, write_files
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -62,6 +62,19 @@ def test_large_images_are_compressed_band_by_band(photograph, monkeypatch):
         with Image.open(io.BytesIO(blob)) as checked:
             checked.verify()
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(blob))), image)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
+def test_what_is_written_in_pieces_is_what_is_encoded(kind, photograph, tmp_path, monkeypatch):
+    monkeypatch.setattr(png, "LARGE", 1000)
+    monkeypatch.setattr(sinks, "LARGE", 1000)
+    plain = photograph.permute(1, 2, 0).numpy().copy()
+    images = (plain, noise(*plain.shape[:2]))
+    files = [(tmp_path / f"{number}", encode_for_disk(image, kind)) for number, image in enumerate(images)]
+    assert isinstance(files[0][1], bytes) == (kind != "png")
+    write_files(files)
+    for (path, _), image in zip(files, images, strict=True):
+        assert path.read_bytes() == encode(image, kind)
 
 
 def test_large_arrays_hold_what_small_ones_hold(photograph, monkeypatch):

@@ -21,6 +21,7 @@ from imageveil.training.device import open_device
 ENGINES = ("auto", "torch", "onnx", "openvino")
 CPU_BATCH = 2**16  # 64 images of 32x32: the feature maps of a stream stay near the processor's cache
 CUDA_BATCH = 2**20
+TILE, FLOAT32_TILE = 896, 640  # feature maps of much the same size in memory
 
 
 class Engine(Protocol):
@@ -30,11 +31,13 @@ class Engine(Protocol):
         name: engine and precision, for example `torch-bf16`.
         streams: how many batches to compute at the same time, each in a thread of its own (see `Streams`).
         batch: pixels of a batch that suit it.
+        tile: pixels on a side of the tiles that large images are cut into; memory grows with its square.
     """
 
     name: str
     streams: int
     batch: int
+    tile: int
 
     def run(self, images: Tensor) -> Tensor:
         """Protect a batch, uint8 (N, 3, H, W) to the same."""
@@ -51,6 +54,7 @@ class TorchEngine:
         self.name = f"{where}-{'bf16' if self.device.bf16 else 'float32'}"
         self.streams = 1 if where == "cuda" else torch.get_num_threads()
         self.batch = CUDA_BATCH if where == "cuda" else CPU_BATCH
+        self.tile = TILE if self.device.bf16 else FLOAT32_TILE
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:
@@ -65,6 +69,7 @@ class OnnxEngine:
 
     name = "onnx-float32"
     batch = CPU_BATCH
+    tile = FLOAT32_TILE
 
     def __init__(self, network: UNet) -> None:
         from imageveil.deploy.onnx import export_network
@@ -93,6 +98,7 @@ class OpenVinoEngine:
         openvino = import_openvino()
         bf16 = open_device("cpu", precision=precision).bf16
         self.name = f"openvino-{'bf16' if bf16 else 'float32'}"
+        self.tile = TILE if bf16 else FLOAT32_TILE
         self.streams = torch.get_num_threads()
         core = openvino.Core()
         hints = {

@@ -28,11 +28,11 @@ class Room:
 
     Attributes:
         batch: pixels of a batch of whole images; None for what suits the engine.
-        tile: pixels on a side of a tile, border included.
+        tile: pixels on a side of a tile, border included; None for what suits the engine.
     """
 
     batch: int | None = None
-    tile: int = 896
+    tile: int | None = None
 
 
 class Protector:
@@ -49,6 +49,7 @@ class Protector:
         self.engine = engine
         self.room = room or Room()
         self.batch = self.room.batch or (engine.batch if engine is not None else KEYED_BATCH)
+        self.tile = self.room.tile or (engine.tile if engine is not None else 0)
         self.streams = Streams(engine.streams if engine is not None else 1)
 
     @property
@@ -99,15 +100,15 @@ class Protector:
             part = _numpy(engine.run(_tensor(pixels[number, None, above:below, before:after])))[0]
             out[number, top:bottom, left:right] = part[top - above : bottom - above, left - before : right - before]
 
-        if height * width <= self.room.tile**2:
+        if height * width <= self.tile**2:
             many = max(1, self.batch // (height * width))
             for start in range(0, len(pixels), many):
                 yield partial(batch, slice(start, start + many))
             return
         reach, alignment = int(getattr(self.scheme, "reach", 0)), self.scheme.alignment
         # A narrow image gets long tiles: the area is what memory has room for.
-        rows = min(height, self.room.tile)
-        columns = self.room.tile**2 // rows
+        rows = min(height, self.tile)
+        columns = self.tile**2 // rows
         downwards, sideways = spans(height, rows, reach, alignment), spans(width, columns, reach, alignment)
         for number, down, across in product(range(len(pixels)), downwards, sideways):
             yield partial(tile, number, down, across)

@@ -24,7 +24,7 @@ from imageveil.deploy.listing import Item
 from imageveil.errors import RunError
 from imageveil.images.decode import ImageError, decode_open, open_image
 from imageveil.images.pixels import to_pixels
-from imageveil.images.sinks import encode, fits, write_files
+from imageveil.images.sinks import encode, encode_for_disk, fits, write_files
 
 PART_PIXELS = 16_000_000  # about 50 MB of pixels: what one message between processes holds at most
 SMALL_FILE = 2**20  # bytes
@@ -218,18 +218,19 @@ def write_part(
     """
     refused: dict[int, str] = {}
 
-    def encoded() -> Iterator[tuple[int, bytes]]:
+    def holdable() -> Iterator[tuple[int, np.ndarray]]:
         for group in groups:
             for place, pixels in zip(group.places, group.pixels, strict=True):
                 if fits(pixels.shape[0], pixels.shape[1], target.kind):
-                    yield place, encode(pixels, target.kind, quality=target.quality)
+                    yield place, pixels
                 else:
                     refused[place] = f"too large for {target.kind}; use --format png"
 
-    if target.folder is None:
-        return dict(encoded()), refused
-    folder = target.folder
-    write_files(((folder / names[place], blob) for place, blob in encoded()), tag=target.tag)
+    kind, quality, folder = target.kind, target.quality, target.folder
+    if folder is None:
+        return {place: encode(pixels, kind, quality=quality) for place, pixels in holdable()}, refused
+    files = ((folder / names[place], encode_for_disk(pixels, kind, quality=quality)) for place, pixels in holdable())
+    write_files(files, tag=target.tag)
     return {}, refused
 
 

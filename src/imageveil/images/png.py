@@ -24,16 +24,22 @@ SAMPLES, SAMPLE = 8, 16_384  # pieces of a larger image that are looked at, and 
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encode uint8 pixels (H, W, 3) without any metadata."""
+    return b"".join(png_pieces(pixels))
+
+
+def png_pieces(pixels: np.ndarray) -> Iterator[bytes]:
+    """The file of `encode_png` in pieces of at most a megabyte or so where the image is large."""
     if like_noise(pixels):
-        return b"".join(_file(pixels, 0, _stored()))
-    if pixels.size >= LARGE:
+        yield from _file(pixels, 0, _stored())
+    elif pixels.size >= LARGE:
         # Band by band: Pillow would hold a copy of the whole image beside the file.
         middle = pixels[len(pixels) // 2].reshape(-1)
-        return b"".join(_file(pixels, int(_bits(middle[3:] - middle[:-3]) < _bits(middle)), _deflated()))
-    out = io.BytesIO()
-    # Higher levels take several times longer and save a few percent.
-    Image.fromarray(pixels).save(out, "PNG", compress_level=1)
-    return out.getvalue()
+        yield from _file(pixels, int(_bits(middle[3:] - middle[:-3]) < _bits(middle)), _deflated())
+    else:
+        out = io.BytesIO()
+        # Higher levels take several times longer and save a few percent.
+        Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+        yield out.getvalue()
 
 
 def like_noise(pixels: np.ndarray) -> bool:

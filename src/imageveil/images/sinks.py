@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from imageveil.errors import RunError
-from imageveil.images.png import encode_png
+from imageveil.images.png import LARGE, encode_png, png_pieces
 
 TEMPORARY = ".imageveil-tmp"
 PROCESS = secrets.token_hex(4)  # two machines that share a folder may share a process number
@@ -49,6 +49,13 @@ def encode(pixels: np.ndarray, kind: str, *, quality: int = 95) -> bytes:
     return out.getvalue()
 
 
+def encode_for_disk(pixels: np.ndarray, kind: str, *, quality: int = 95) -> bytes | Iterator[bytes]:
+    """The file of `encode`, of a large image in pieces, so that it need not lie in memory beside its pixels."""
+    if kind == "png" and pixels.size >= LARGE:
+        return png_pieces(pixels)
+    return encode(pixels, kind, quality=quality)
+
+
 def fits(height: int, width: int, kind: str) -> bool:
     """Whether a format can hold an image of this size."""
     largest = {"png": 2**31 - 1, "webp": 16_383, "jpeg": 65_500}[kind]
@@ -60,11 +67,11 @@ def temporary_name(number: int, tag: str) -> str:
     return f".{number}.{os.getpid()}.{PROCESS}.{tag}{TEMPORARY}"
 
 
-def write_files(files: Iterable[tuple[Path, bytes]], *, tag: str = "", private: bool = False) -> None:
+def write_files(files: Iterable[tuple[Path, bytes | Iterator[bytes]]], *, tag: str = "", private: bool = False) -> None:
     """Write a group of files; each appears complete or not at all, and all are on disk when this returns.
 
     Args:
-        files: where and what.
+        files: where and what, whole or in pieces.
         private: whether only their owner may read them, from the first byte on.
         tag: part of the temporary names, by which `remove_temporaries` finds what this run left behind.
 
@@ -88,7 +95,8 @@ def write_files(files: Iterable[tuple[Path, bytes]], *, tag: str = "", private: 
             written.append((temporary, target))
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
-                _write_whole(file, blob)
+                for piece in (blob,) if isinstance(blob, bytes) else blob:
+                    _write_whole(file, piece)
         # One by one, each file waits for the disk to empty its own cache, which takes milliseconds.
         whole = len(written) >= MANY and len({os.stat(folder).st_dev for folder in folders}) == 1  # noqa: PTH116
         # Everything is on disk before the first name appears, and every name before the group counts as written.
