@@ -113,7 +113,7 @@ class Pipeline:
             # Too large for a message: decoded, protected and encoded here, one such image at a time.
             part = read_large(self.origin, job.unit.items, part.start)
             give_back_memory()
-            groups = self._protected(job, part)
+            groups = self._protected(job, part, spare_memory=True)
             give_back_memory()
             future: Future[Written] = Future()
             future.set_result(write_part(self.target, groups, job.unit.outputs))
@@ -123,9 +123,10 @@ class Pipeline:
         job.unwritten += 1
         self.writing.append((job, part, future))
 
-    def _protected(self, job: Job, part: Part) -> list[Group]:
+    def _protected(self, job: Job, part: Part, *, spare_memory: bool = False) -> list[Group]:
         ids = [[job.unit.items[place].key for place in group.places] for group in part.groups]
-        done = self.protector.protect_all([(g.pixels, names) for g, names in zip(part.groups, ids, strict=True)])
+        images = [(group.pixels, names) for group, names in zip(part.groups, ids, strict=True)]
+        done = self.protector.protect_all(images, spare_memory=spare_memory)
         groups = []
         for group, pixels in zip(part.groups, done, strict=True):
             if pixels.shape != group.pixels.shape:

@@ -69,12 +69,20 @@ class Protector:
         """
         return self.protect_all([(pixels, ids)])[0]
 
-    def protect_all(self, groups: Sequence[tuple[np.ndarray, Sequence[str]]]) -> list[np.ndarray]:
-        """Protect several groups of images, each as `__call__` does; a network works on all of them side by side."""
+    def protect_all(
+        self, groups: Sequence[tuple[np.ndarray, Sequence[str]]], *, spare_memory: bool = False
+    ) -> list[np.ndarray]:
+        """Protect several groups of images, each as `__call__` does; a network works on all of them side by side.
+
+        Args:
+            groups: uint8 (N, H, W, 3) and N identities each.
+            spare_memory: cut large images into tiles of half the area, where their pixels alone fill the memory.
+        """
         if self.engine is None:
             return [self._keyed(pixels, ids) for pixels, ids in groups]
         done = [empty_pixels(pixels.shape) for pixels, _ in groups]
-        calls = [self._fills(pixels, out, self.engine) for (pixels, _), out in zip(groups, done, strict=True)]
+        side = int(self.tile / 2**0.5) if spare_memory else self.tile
+        calls = [self._fills(pixels, out, self.engine, side) for (pixels, _), out in zip(groups, done, strict=True)]
         self.streams.run(chain.from_iterable(calls))
         return done
 
@@ -87,7 +95,7 @@ class Protector:
         ]
         return out[0] if len(out) == 1 else np.concatenate(out)
 
-    def _fills(self, pixels: np.ndarray, out: np.ndarray, engine: Engine) -> Iterator[Callable[[], None]]:
+    def _fills(self, pixels: np.ndarray, out: np.ndarray, engine: Engine, side: int) -> Iterator[Callable[[], None]]:
         """Calls that each protect a batch or a tile of images of one size, and put it where it belongs in `out`."""
         height, width = pixels.shape[1:3]
 
@@ -100,15 +108,15 @@ class Protector:
             part = _numpy(engine.run(_tensor(pixels[number, None, above:below, before:after])))[0]
             out[number, top:bottom, left:right] = part[top - above : bottom - above, left - before : right - before]
 
-        if height * width <= self.tile**2:
+        if height * width <= side**2:
             many = max(1, self.batch // (height * width))
             for start in range(0, len(pixels), many):
                 yield partial(batch, slice(start, start + many))
             return
         reach, alignment = int(getattr(self.scheme, "reach", 0)), self.scheme.alignment
         # A narrow image gets long tiles: the area is what memory has room for.
-        rows = min(height, self.tile)
-        columns = self.tile**2 // rows
+        rows = min(height, side)
+        columns = side**2 // rows
         downwards, sideways = spans(height, rows, reach, alignment), spans(width, columns, reach, alignment)
         for number, down, across in product(range(len(pixels)), downwards, sideways):
             yield partial(tile, number, down, across)

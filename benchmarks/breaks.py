@@ -1,0 +1,92 @@
+"""The cheap attacks on every scheme with a key, resumable, and the table of the cheapest that breaks each.
+
+    python benchmarks/breaks.py --data data/cifar10 --plain data/cifar100 --out results/attacks
+    imageveil audit --table results/attacks
+
+Each trial is one call of `imageveil attack` on a key that is made once and kept in the run directory. A trial whose
+record is there is skipped. Attacks that train for minutes are left to `imageveil audit`.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from imageveil.schemes.catalogue import generate_scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One attack on one scheme.
+
+    Attributes:
+        scheme: name of a scheme with a key.
+        attack: name of the attack.
+        pairs: plain/protected pairs that it gets; 0 for protected images alone.
+        images: protected images that it gets.
+        values: fields of the attack, as `--set` takes them.
+    """
+
+    scheme: str
+    attack: str
+    pairs: int = 0
+    images: int = 1000
+    values: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its record, behind the data's."""
+        return "-".join([self.attack, self.scheme, *([f"{self.pairs}-pairs"] if self.pairs else []), *self.values])
+
+
+BLOCKS = ("tanaka", "extended", "compressible", "block-shuffle", "block-negative", "block-ffx", "block-permute")
+
+TRIALS = (
+    *(Trial(scheme=name, attack="statistics") for name in ("pixel-same", *BLOCKS)),
+    *(Trial(scheme=name, attack="statistics", images=100) for name in BLOCKS),
+    Trial(scheme="pixel-different", attack="feature-reconstruction", images=1),
+    Trial(scheme="pixel-different", attack="feature-reconstruction", images=1, values=("variant=basic",)),
+    *(Trial(scheme=name, attack="key-recovery", pairs=1) for name in ("tanaka", "block-shuffle", "block-negative")),
+    *(Trial(scheme=name, attack="key-recovery", pairs=2) for name in ("pixel-same", "compressible", "block-ffx")),
+    *(Trial(scheme=name, attack="key-recovery", pairs=2) for name in ("extended", "block-permute")),
+    *(Trial(scheme="patch-permutation", attack="key-recovery", pairs=number) for number in (1, 4)),
+    *(Trial(scheme="shuffle", attack="key-recovery", pairs=number) for number in (4, 12)),
+)
+
+
+def run(trial: Trial, given: argparse.Namespace) -> None:
+    """Attack, unless the record is there."""
+    few = f"-{trial.images}" if trial.images != 1000 else ""
+    record = given.out / f"{Path(given.data).name}-{trial.name}{few}.json"
+    if record.is_file():
+        return
+    key = given.runs / "keys" / f"{trial.scheme}.safetensors"
+    if not key.is_file():
+        key.parent.mkdir(parents=True, exist_ok=True)
+        generate_scheme(trial.scheme).save(key)
+    command = [sys.executable, "-m", "imageveil", "attack", trial.attack, str(key), "--data", given.data]
+    command += ["--images", str(max(trial.images, trial.pairs)), "--out", str(record)]
+    command += ["--plain", given.plain] if given.plain else []
+    command += ["--threat", "pairs", "--pairs", str(trial.pairs)] if trial.pairs else []
+    command += [part for value in trial.values for part in ("--set", value)]
+    print(f"{trial.name}{few}", flush=True)
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    """Run the trials that have no record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="data/cifar10")
+    parser.add_argument("--plain", help="unpaired plain images from elsewhere; half of the training images otherwise")
+    parser.add_argument("--runs", type=Path, default=Path("runs/breaks"))
+    parser.add_argument("--out", type=Path, default=Path("results/attacks"))
+    parser.add_argument("--only", nargs="*", default=[], help="names of schemes")
+    given = parser.parse_args()
+    for trial in TRIALS:
+        if not given.only or trial.scheme in given.only:
+            run(trial, given)
+
+
+if __name__ == "__main__":
+    main()
