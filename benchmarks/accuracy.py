@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageveil.records import read_records
+from imageveil.records import made_on, read_records
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.catalogue import generate_scheme
 
@@ -107,8 +107,7 @@ def table(data: str, out: Path, preset: str) -> str:
             f"| `{row.scheme}` | {'yes' if row.adaptation else 'no'} | {row.augment} "
             f"| {100 * record['metrics']['accuracy']:.2f} % | {100 * low:.2f} to {100 * high:.2f} % | {row.published} |"
         )
-    used = sorted({f"commit {r['commit']}, {r['device']}" for r in found.values()})
-    return "\n".join([*lines, "", *(f"- {one}" for one in used)])
+    return "\n".join([*lines, "", made_on(found.values())])
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from imageveil.deploy.tiles import Protector
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.images.sinks import encode
-from imageveil.records import read_records, record, write_json
+from imageveil.records import made_on, read_records, record, write_json
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.classifier import accuracy, load_classifier, predict
@@ -82,11 +82,13 @@ def table(results: Path) -> None:
     """Print the records as a Markdown table."""
     print("| images written by | mean difference | largest | bytes an image | accuracy | same prediction |")
     print("|---|---|---|---|---|---|")
-    for each in sorted(read_records(results), key=lambda e: (e["scheme"], e["metrics"]["mean_difference"])):
+    found = read_records(results)
+    for each in sorted(found, key=lambda e: (e["scheme"], e["metrics"]["mean_difference"])):
         m = each["metrics"]
         cells = [each["preset"], f"{m['mean_difference']:.3f}", f"{m['largest_difference']:.0f}", f"{m['bytes']:,.0f}"]
         cells += [f"{m[name]:.2%}" if name in m else "" for name in ("accuracy", "same_prediction")]
         print("| " + " | ".join(cells) + " |")
+    print("\n" + made_on(found))
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ from imageveil.deploy.listing import list_source
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.workers import Origin, decode_part
 from imageveil.images.sinks import encode, write_files
-from imageveil.records import read_records, record, write_json
+from imageveil.records import made_on, read_records, record, write_json
 from imageveil.schemes import load_scheme
 
 
@@ -251,6 +251,7 @@ def table(results: Path) -> None:
         cells.append(f"{m['peak_memory_mb']:,.0f}")
         cells.append(", ".join(f"{m[name]:,.0f}" for name in STEPS if name in m))
         print("| " + " | ".join(cells) + " |")
+    print("\n" + made_on(found))
 
 
 def main() -> None:

@@ -1,16 +1,17 @@
 """Write the model card of a shipped scheme from its file and the records under results/.
 
     python docs/model_card.py gan-cifar10 > docs/gan-cifar10.md
+    python docs/model_card.py gan-cifar10 --summary    # the table of the README
 
 Every figure in the card comes from a record; a row without a record is left out.
 """
 
-import sys
+import argparse
 import warnings
 from pathlib import Path
 from typing import Any
 
-from imageveil.records import read_records
+from imageveil.records import made_on, read_records
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
 
@@ -60,8 +61,41 @@ def similarity_rows(records: list[dict[str, Any]], name: str) -> list[str]:
     return [*lines, "", *(f"- {row['data']}: {source(row)}" for row in rows)]
 
 
+def summary(records: list[dict[str, Any]], name: str) -> str:
+    """What it costs and what it hides, one line a data set; records made by the recipe `quick`."""
+    lines = [
+        "| data | accuracy on plain images | on protected ones | SSIM to the plain image "
+        "| named among 100 of its class | the same, mean subtracted | chance |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str, str], dict[str, Any]] = {
+        (r["task"], r["data"], r["scheme"]): r for r in records if r["preset"] in (None, "quick")
+    }
+    used = []
+    for data in ("cifar10", "cifar100", "photos96"):
+        plain, hidden = (found.get(("classify", data, scheme)) for scheme in ("none", name))
+        seen = found.get(("similarity", data, name))
+        cells = [percent(row["metrics"]["accuracy"]) if row else "" for row in (plain, hidden)]
+        if seen is not None:
+            metrics = seen["metrics"]
+            cells += [f"{metrics['ssim']:.3f}", percent(metrics["reid_within"])]
+            cells += [percent(metrics["reid_within_mean_removed"]), percent(1 / metrics["reid_within_candidates"])]
+        else:
+            cells += [""] * 4
+        used += [row for row in (plain, hidden, seen) if row is not None]
+        lines.append(f"| {data} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", made_on(used)])
+
+
 def main() -> None:
-    name = sys.argv[1]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--summary", action="store_true", help="print the table of the README")
+    given = parser.parse_args()
+    name = given.name
+    if given.summary:
+        print(summary(read_records(RESULTS), name))
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scheme = load_scheme(name)

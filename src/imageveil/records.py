@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_records(root: Path) -> list[dict[str, Any]]:
     """Read every record below `root`, in the order of the paths."""
     return [json.loads(path.read_text()) for path in sorted(root.rglob("*.json"))]
+
+
+def made_on(records: Iterable[Mapping[str, Any]]) -> str:
+    """Commits and machine kinds that some records were made on, as a Markdown list for below their table."""
+    return "\n".join(f"- {one}" for one in sorted({f"commit {r['commit']}, {r['device']}" for r in records}))
 
 
 @cache
