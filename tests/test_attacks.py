@@ -18,7 +18,8 @@ from imageveil.attacks.block_statistics import block_values
 from imageveil.attacks.brute_force import short_key
 from imageveil.attacks.pieces import Changes
 from imageveil.audit.attack import attack_scheme, build_knowledge, judge
-from imageveil.audit.controls import CONTROLS, Control, controls_table, describe_control, run_control
+from imageveil.audit.control_table import CONTROLS, Control
+from imageveil.audit.controls import controls_table, describe_control, run_control
 from imageveil.audit.puzzles import puzzle_figures
 from imageveil.audit.run_attack import parse_values
 from imageveil.errors import UsageError

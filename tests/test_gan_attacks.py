@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from imageveil.attacks import Conditions, Knowledge, make_attack
 from imageveil.attacks.gan import duel, seeded
 from imageveil.attacks.knowledge import Pairs, PublicScheme
-from imageveil.audit.controls import CONTROLS, Control
+from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import (
     AttackDiscriminator,

@@ -1,6 +1,6 @@
 """What the threat `recipe` adds: the classifier that the cloud trained, and what is public about a scheme's making."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Cloud:
         classifier: a file that `imageveil classify --run` wrote; None trains one on the protected images.
         folder: run directory of that training, to be continued by the same call; None keeps nothing.
         preset: recipe of that training.
+        epochs: passes over the images, if not the recipe's.
         device: where it trains and is used.
         seed: decides every random choice.
     """
@@ -36,6 +37,7 @@ class Cloud:
     classifier: Path | None = None
     folder: Path | None = None
     preset: str = "quick"
+    epochs: int | None = None
     device: Device = field(default_factory=lambda: Device(torch=torch.device("cpu"), bf16=has_fast_bf16()))
     seed: int = 0
 
@@ -64,6 +66,8 @@ class Cloud:
         if known.labels is None:
             raise UsageError("the threat 'recipe' needs labels: the cloud trained a classifier on them")
         config = choose(CLASSIFIER_PRESETS, self.preset)
+        if self.epochs is not None:
+            config = replace(config, epochs=self.epochs)
         keys = [str(number) for number in range(len(known.protected))]
         data = ImageArrays(
             name="protected images", images=known.protected, labels=known.labels, classes=classes, keys=keys
