@@ -478,5 +478,5 @@ def test_the_cheapest_attack_that_breaks(tmp_path):
         write_json(tmp_path / f"{name}.json", one)
     write_json(tmp_path / "config.json", {"seed": 0})
     lines = breaks_table(tmp_path).splitlines()
-    assert len(lines) == 4 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
+    assert len(lines) == 6 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
     assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")

@@ -7,7 +7,7 @@ from imageveil.attacks import THREATS
 from imageveil.audit.conclusion import percent
 from imageveil.audit.verdict import Record, breaks, excess, guess, headline
 from imageveil.errors import UsageError
-from imageveil.records import read_records
+from imageveil.records import made_on, read_records
 
 NEEDS = {
     "ciphertext": "{protected:,} protected, {plain:,} plain images",
@@ -54,7 +54,8 @@ def breaks_table(folder: Path) -> str:
     if not found:
         raise UsageError(f"{folder} holds no record of an attack; make some with: imageveil attack ... --out FILE")
     lines = [_line(records) for _, records in sorted(found.items())]
-    return "\n".join([HEAD, *lines])
+    used = [record for records in found.values() for record in records]
+    return "\n".join([HEAD, *lines, "", made_on(used)])
 
 
 def _line(records: Sequence[Record]) -> str:

@@ -99,14 +99,13 @@ def run_units(
     processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
     plan = replace(work, listing=replace(work.listing, items=[], other={}), outputs=[], units=[], protector=None)
     gpu = work.settings["engine"].startswith("cuda")
+    # Ray Data restarts actors that die and tries their units again, without limit, unless told otherwise.
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         UnitWorker,
         fn_constructor_args=(plan, work.scheme, options),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(processors, len(units))),
         num_cpus=1,
         num_gpus=1 if gpu else 0,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     try:
         for row in done.iter_rows():
