@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from imageveil.cli import app
+from imageveil.deploy import engines
 from imageveil.deploy.engines import fold_batch_norm, open_engine
 from imageveil.deploy.tiles import Protector, Room, spans
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.processor import Processor
 from imageveil.schemes.learned import LearnedScheme
 
 # Mean and largest difference from PyTorch in float32, in levels of 255, that docs/protect.md promises.
@@ -200,3 +202,14 @@ def test_engines_report_nothing(scheme, tmp_path, engine):
     calls, sockets, switch = json.loads(run.stdout.splitlines()[-1])
     assert not calls and not sockets and (engine != "onnx" or switch == "1")
     assert [p for p in home.rglob("*") if p.is_file() and "torch" not in str(p)] == []
+
+
+@pytest.mark.parametrize(("vendor", "flags"), [("GenuineIntel", "amx_bf16"), ("AuthenticAMD", "avx512_bf16")])
+def test_auto_takes_openvino_where_it_is_the_faster(vendor, flags, monkeypatch):
+    processor = Processor(model="X", vendor=vendor, flags=frozenset(flags.split()))
+    monkeypatch.setattr(engines, "this_processor", lambda: processor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name)
+    assert engines.fastest_engine() == ("openvino" if "amx" in flags else "torch")
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    assert engines.fastest_engine() == "torch"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, Up
+from imageveil.processor import this_processor
 from imageveil.training.device import open_device
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
@@ -144,16 +145,14 @@ def open_engine(network: UNet, name: str = "auto", *, device: str = "auto", prec
 
 
 def fastest_engine(device: str = "auto") -> str:
-    """The fastest engine that is installed: a GPU first, then OpenVINO, then what is measured to be next."""
+    """The fastest engine that is installed, by what was measured: OpenVINO where the processor has AMX, else PyTorch.
+
+    Without AMX the two compute about as fast (`benchmarks/protect.py`), and PyTorch is open at once.
+    """
     if device != "cpu" and torch.cuda.is_available():
         return "torch"
-    exporter = importlib.util.find_spec("onnxscript") is not None
-    if exporter and importlib.util.find_spec("openvino") is not None:
-        return "openvino"
-    bf16 = open_device("cpu").bf16
-    if not bf16 and exporter and importlib.util.find_spec("onnxruntime") is not None:
-        return "onnx"
-    return "torch"
+    installed = all(importlib.util.find_spec(name) is not None for name in ("onnxscript", "openvino"))
+    return "openvino" if installed and this_processor().bf16 == "AMX" else "torch"
 
 
 def fold_batch_norm(network: UNet) -> UNet:
