@@ -19,13 +19,12 @@ from imageveil.attacks.surrogates import own_scheme
 from imageveil.errors import UsageError
 from imageveil.networks.reconstructors import (
     BlockFront,
-    ConvSimulator,
     DenseFront,
     LabelFront,
-    LabelledCritic,
     PositionFront,
     Reconstructor,
 )
+from imageveil.networks.sdar import ConvSimulator, LabelledCritic
 from imageveil.networks.unet import UNetConfig
 from imageveil.schemes import SCHEMES
 from imageveil.training.device import Device

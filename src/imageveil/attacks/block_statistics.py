@@ -91,6 +91,23 @@ class Brightness:
         self.negated = ~self.negated
 
 
+def brightness_around(values: NDArray[np.uint8], replaced: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How bright the bytes that stayed are, on average, where each code stands for a byte that was replaced.
+
+    Args:
+        values: bytes of protected blocks, (M, D).
+        replaced: at which places bytes are replaced, bool (D,).
+
+    Returns:
+        float64 (256,), by code; 0 for codes that do not occur.
+    """
+    codes = values[:, replaced].ravel()
+    around = np.repeat(values[:, ~replaced].mean(axis=1), int(replaced.sum()))
+    total = np.bincount(codes, weights=around, minlength=256)
+    brightness: NDArray[np.float64] = total / np.maximum(np.bincount(codes, minlength=256), 1)
+    return brightness
+
+
 def order_inside(values: NDArray[np.float32], plain: NDArray[np.uint8], *, starts: int, seed: int) -> Order:
     """Find which place of a block each series belongs to.
 

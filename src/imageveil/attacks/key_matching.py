@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imageveil.attacks.assignment import Array, Order, assign, squared_distances
 from imageveil.attacks.block_interiors import block_views
-from imageveil.attacks.block_statistics import block_values, split_halves
+from imageveil.attacks.block_statistics import block_values, brightness_around, split_halves
 from imageveil.schemes.blocks import PlaceMap, block_places, halves_of, place_map
 from imageveil.schemes.compressible import scramble_blocks
 from imageveil.schemes.pixelwise import ORDERS
@@ -170,10 +170,7 @@ def recover_table(plain: Tensor, protected: Tensor, block: int, others: Tensor) 
     inverse = np.full(256, -1)
     inverse[there[:, chosen]] = here[:, chosen]
     missing = np.flatnonzero(inverse < 0)
-    around = np.repeat(rest[:, ~chosen].mean(axis=1), int(chosen.sum()))
-    shown = rest[:, chosen].ravel()
-    seen = np.bincount(shown, minlength=256)
-    brightness = np.bincount(shown, weights=around, minlength=256) / np.maximum(seen, 1)
+    brightness = brightness_around(rest, chosen)
     unused = np.setdiff1d(np.arange(256), inverse)
     inverse[missing[np.argsort(brightness[missing], kind="stable")]] = unused
     return chosen, inverse.astype(np.uint8)

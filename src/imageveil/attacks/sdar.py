@@ -19,7 +19,8 @@ from imageveil.attacks.learning import learn, to_images
 from imageveil.attacks.surrogates import public_network
 from imageveil.errors import UsageError
 from imageveil.images.augment import crop_and_flip
-from imageveil.networks.reconstructors import ConvSimulator, LabelFront, LabelledCritic, Reconstructor
+from imageveil.networks.reconstructors import LabelFront, Reconstructor
+from imageveil.networks.sdar import ConvSimulator, LabelledCritic
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes.controls import SLOPE, RandomConvScheme
 from imageveil.training.classifier import schedule, set_rates

@@ -228,11 +228,9 @@ class ReplacedBytes(Reconstruction):
         self.block, self.inside = seen.block, inside
         values = seen.values.reshape(-1, size)
         kept = blocks.Brightness(values, top=255, strong=size - size // 2).places
-        self.replaced = np.setdiff1d(np.arange(size), kept)
-        shown = values[:, self.replaced].ravel()
-        around = np.repeat(values[:, kept].mean(axis=1), len(self.replaced))
-        often = np.bincount(shown, minlength=256)
-        brightness = np.bincount(shown, weights=around, minlength=256) / np.maximum(often, 1)
+        self.replaced = np.ones(size, dtype=np.bool_)
+        self.replaced[kept] = False
+        brightness = blocks.brightness_around(values, self.replaced)
         # The code in the brightest surroundings stands for 255, the next one for 254, and so on.
         ranks = np.argsort(brightness, kind="stable")
         self.table = np.empty(256, dtype=np.uint8)
@@ -242,8 +240,7 @@ class ReplacedBytes(Reconstruction):
         """Put the bytes back, or show thumbnails of those that stayed; see `Reconstruction.reconstruct`."""
         values = blocks.block_values(protected, self.block)
         if not self.inside:
-            kept = np.delete(values, self.replaced, axis=-1)
-            return show_brightness(kept.mean(axis=-1), self.block, protected)
+            return show_brightness(values[..., ~self.replaced].mean(axis=-1), self.block, protected)
         values[..., self.replaced] = self.table[values[..., self.replaced]]
         return blocks.from_block_values(values, *protected.shape[-2:])
 
