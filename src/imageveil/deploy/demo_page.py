@@ -125,7 +125,7 @@ def _set_sheet(test: ImageArrays, protected: Tensor) -> Sheet:
                 for caption, images in batches
             ]
         ],
-        note=f"The first of each class, in the same places on both sides: {', '.join(names)}.",
+        note=f"The first images of each class, in the same places on both sides: {', '.join(names)}.",
     )
 
 
