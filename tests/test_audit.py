@@ -287,6 +287,14 @@ def test_each_attack_runs_where_it_first_has_what_it_uses(copying):
         "oracle-key-recovery",
     ]
     assert {cell.attack for cell in plan("tanaka")} >= {"statistics", "key-recovery", "confirmation", "copying"}
+    inverse = [cell.name for cell in plan("tanaka") if cell.attack == "inverse-network"]
+    assert inverse == [
+        "recipe-inverse-network",
+        "pairs-100-inverse-network",
+        "oracle-inverse-network",
+        "oracle-inverse-network-loss=perceptual",
+        "oracle-inverse-network-network=residual",
+    ]
     assert "statistics" in left_out("pairs", "tanaka", ("key-recovery",)) and left_out("pairs", "tanaka", ()) == []
 
 

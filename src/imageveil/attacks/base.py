@@ -86,7 +86,8 @@ class Attack(ABC):
         threats: the threat models under which it can run.
         schemes: the published algorithms it applies to; None for all.
         budgets: for an attack that trains, the values of each preset that differ from its defaults.
-        variants: the sets of values that an audit tries, one after the other.
+        variants: the sets of values that an audit tries; those beyond the first only under the strongest of its threat
+            models.
     """
 
     name: ClassVar[str]

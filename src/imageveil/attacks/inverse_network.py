@@ -83,6 +83,8 @@ class InverseNetwork(Attack):
         "quick": {},
         "smoke": {"steps": 30, "batch": 32, "widths": (32, 48)},
     }
+    # The least squared error is a blur: another loss may show more, and so may another kind of network.
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"loss": "perceptual"}, {"network": "residual"})
 
     network: str = "unet"
     front: str = "auto"

@@ -5,7 +5,8 @@ A stronger threat model contains the weaker ones, so every attack is run where i
 - an attack that can run under all five threat models uses only what every attacker has, and runs once, under the
   weakest one asked for;
 - any other runs under each threat model it names, but not under `gradients` where it has already run under `oracle`;
-- under `pairs` it runs once for every number of pairs asked for.
+- under `pairs` it runs once for every number of pairs asked for;
+- an attack's variants beyond its first run only under the strongest of its threat models, where they get most.
 
 The result of a threat model is the best over its own attacks and those of the threat models it contains.
 """
@@ -110,13 +111,16 @@ def plan(
         UsageError: something that was named does not exist, or no attack is left.
     """
     chosen = check_threats(threats)
-    wanted = [parse_choice(text) for text in attacks] or [
-        (name, dict(values)) for name, kind in sorted(ATTACKS.items()) for values in kind.variants
+    wanted = [(*parse_choice(text), False) for text in attacks] or [
+        (name, dict(values), number > 0)
+        for name, kind in sorted(ATTACKS.items())
+        for number, values in enumerate(kind.variants)
     ]
     cells = []
     for threat in chosen:
-        for name, values in wanted:
-            if ATTACKS[name].applies_to(algorithm) and threat in threats_for(ATTACKS[name], chosen):
+        for name, values, strongest_only in wanted:
+            runs = threats_for(ATTACKS[name], chosen)
+            if ATTACKS[name].applies_to(algorithm) and threat in (runs[-1:] if strongest_only else runs):
                 numbers: Sequence[int | None] = pairs if threat == "pairs" else (None,)
                 cells += [Cell(threat=threat, attack=name, values=values, pairs=number) for number in numbers]
     if not cells:
