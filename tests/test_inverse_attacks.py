@@ -13,6 +13,7 @@ from imageveil.attacks.gradients import total_variation
 from imageveil.attacks.inverse_network import TrainingPairs, make_front
 from imageveil.attacks.knowledge import Pairs, PublicScheme
 from imageveil.attacks.leaked_inverse import Stolen
+from imageveil.attacks.learning import batch_for
 from imageveil.attacks.losses import LOSSES, make_loss, sign_free, ssim
 from imageveil.attacks.sdar import make_simulator
 from imageveil.attacks.surrogates import own_scheme
@@ -59,6 +60,12 @@ def shares_of_variance(guess: Tensor, plain: Tensor) -> float:
 
 
 # First layers
+
+
+def test_a_step_costs_the_same_for_larger_images():
+    assert batch_for(128, torch.empty(5, 3, 32, 32)) == 128 and batch_for(128, torch.empty(5, 3, 16, 16)) == 128
+    assert batch_for(128, torch.empty(5, 3, 96, 96)) == 14 and batch_for(32, torch.empty(5, 3, 96, 96)) == 8
+    assert batch_for(4, torch.empty(5, 3, 96, 96)) == 4
 
 
 def test_block_front_is_the_same_small_network_for_every_block(tiles):

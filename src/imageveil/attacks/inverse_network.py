@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge, Pairs, PublicScheme, Transformation
-from imageveil.attacks.learning import learn, to_images
+from imageveil.attacks.learning import batch_for, learn, to_images
 from imageveil.attacks.losses import make_loss
 from imageveil.attacks.surrogates import own_scheme
 from imageveil.errors import UsageError
@@ -68,7 +68,7 @@ class InverseNetwork(Attack):
         widths: channels of the U-Net at full, half, quarter, ... resolution.
         loss: `mse`, `mse-ssim`, `sign-free` or `perceptual`; see `imageveil.attacks.losses`.
         steps: number of steps.
-        batch: images a step.
+        batch: images of 32x32 pixels a step; of larger ones as many fewer (see `batch_for`).
         lr: Adam's rate, falling to zero along a cosine.
         renew: epochs after which an attacker with an oracle crops and mirrors its images anew and has them protected.
         padding: pixels of that crop. Known pairs are not augmented: their protected halves cannot be.
@@ -209,7 +209,7 @@ def train_inverse(
     if own_rate:
         groups.append({"params": own_rate, "lr": POSITION_RATE * attack.lr})
     optimizer = torch.optim.Adam(groups, lr=attack.lr)
-    batch = min(attack.batch, len(pairs))
+    batch = min(batch_for(attack.batch, knowledge.protected), len(pairs))
 
     def step(number: int) -> dict[str, Tensor]:
         set_rates([optimizer], schedule("cosine", number / attack.steps))

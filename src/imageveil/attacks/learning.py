@@ -14,6 +14,10 @@ from imageveil.training.run_directory import RunDirectory
 
 WEIGHTS = "networks.safetensors"
 
+BATCH_PIXELS = 32 * 32
+LEAST_BATCH = 8
+"""Batch norm needs some images."""
+
 
 def learn(
     attack: Attack,
@@ -96,6 +100,15 @@ def learn(
         save_file(tensors, weights)
         run.finish({"seconds": seconds})
     return seconds
+
+
+def batch_for(batch: int, images: Tensor) -> int:
+    """How many images (N, C, H, W) to take a step: as many pixels as `batch` images of 32x32 have, at least 8 images.
+
+    A budget of steps then costs about the same for images of any size.
+    """
+    pixels = images.shape[-2] * images.shape[-1]
+    return min(batch, max(LEAST_BATCH, batch * BATCH_PIXELS // pixels))
 
 
 @torch.no_grad()

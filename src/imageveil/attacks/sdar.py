@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge, Transformation
-from imageveil.attacks.learning import learn, to_images
+from imageveil.attacks.learning import batch_for, learn, to_images
 from imageveil.attacks.surrogates import public_network
 from imageveil.errors import UsageError
 from imageveil.images.augment import crop_and_flip
@@ -35,7 +35,7 @@ class SDAR(Attack):
 
     Attributes:
         steps: number of steps.
-        batch: images of either kind a step.
+        batch: images of 32x32 pixels of either kind a step; of larger ones as many fewer (see `batch_for`).
         lr: Adam's rate for simulator and decoder, falling to zero along a cosine.
         critic_lr: Adam's rate for the discriminators, falling likewise.
         lambda1: weight of the discriminator that tells simulated from protected images.
@@ -130,7 +130,8 @@ class Game:
             knowledge.classifier,
         )
         self.classes = int(max(self.labels.max(), self.plain_labels.max())) + 1
-        self.batch = min(attack.batch, len(knowledge.protected), len(knowledge.plain))
+        affordable = batch_for(attack.batch, knowledge.protected)
+        self.batch = min(affordable, len(knowledge.protected), len(knowledge.plain))
         height, width = knowledge.protected.shape[-2:]
         torch.manual_seed(conditions.seed)
         self.networks: dict[str, nn.Module] = {
