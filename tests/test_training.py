@@ -16,7 +16,14 @@ from imageveil.networks.unet import EncoderClassifier, block_contrast
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.processor import this_processor
 from imageveil.schemes import load_scheme
-from imageveil.training.classifier import build_classifier, load_classifier, save_classifier, schedule, train_classifier
+from imageveil.training.classifier import (
+    Protection,
+    build_classifier,
+    load_classifier,
+    save_classifier,
+    schedule,
+    train_classifier,
+)
 from imageveil.training.device import Device, open_device
 from imageveil.training.loop import epoch_batches, run_steps
 from imageveil.training.objectives import viewer_scores
@@ -52,6 +59,26 @@ def test_classifier_learns_and_a_seed_decides_everything(data):
     assert not torch.equal(weights(first), weights(other))
     right = (first(data.images.float() / 255).argmax(1) == data.labels).float().mean()
     assert right > 0.4  # chance is 0.25
+
+
+@pytest.mark.parametrize("alternate", [True, False])
+def test_two_epochs_show_both_sides_of_every_image(data, alternate):
+    mirrored = {key: image.flip(-1) for key, image in zip(data.keys, data.images, strict=True)}
+    lopsided = (data.images != data.images.flip(-1)).flatten(1).any(dim=1)
+    sides: dict[str, list[bool]] = {key: [] for key in data.keys}
+
+    def watch(images, keys, generator):
+        for view, key in zip(images, keys, strict=True):
+            if generator is not None and len(keys) == 32:  # not the sample that whitens
+                sides[key].append(torch.equal(view, mirrored[key]))
+        return images
+
+    config = replace(CLASSIFIER, padding=0, alternate=alternate)
+    train_classifier(data, config, seed=0, device=CPU, protection=Protection(protect=watch))
+    shown = torch.tensor(list(sides.values()))[lopsided]
+    assert shown.shape[0] > 200 and shown.shape[1] == 2 and 0.35 < shown[:, 0].float().mean() < 0.65
+    both = (shown[:, 0] != shown[:, 1]).float().mean()
+    assert both == 1 if alternate else 0.3 < both < 0.7
 
 
 def test_resumed_classifier_equals_an_uninterrupted_one(data, tmp_path):
@@ -166,7 +193,7 @@ def test_the_viewer_descends_what_the_transformation_ascends(data):
 
 def test_preliminary_protection_makes_the_classifier_certain(data):
     network, _ = train_classifier(data, CLASSIFIER, seed=0, device=CPU)
-    config = replace(TRANSFORMATION.preliminary, iterations=30, eps=1.0, alpha=0.03)
+    config = replace(TRANSFORMATION.preliminary, iterations=100, eps=1.0, alpha=0.01)
     few = data.subset(balanced_subset(data.labels, 32))
     protected, share = preliminary_protection(network, few, config, seed=0, device=CPU)
     assert share > 0.9  # the short training got half of the plain images right

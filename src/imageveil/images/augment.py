@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int, reflect: bool = True) -> Tensor:
+def crop_and_flip(
+    images: Tensor, generator: torch.Generator, *, padding: int, reflect: bool = True, mirrored: Tensor | None = None
+) -> Tensor:
     """Shift every image by up to `padding` pixels and mirror half of them.
 
     Args:
@@ -13,6 +15,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int, r
         generator: source of randomness, on the CPU.
         padding: pixels added on every side before the crop.
         reflect: fill the border by reflection; otherwise with black, as the paper does.
+        mirrored: bool (N,), which images to mirror; None draws them.
 
     Returns:
         The augmented batch, same type and shape.
@@ -20,7 +23,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int, r
     count, _, height, width = images.shape
     rows = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
     columns = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    drawn = torch.rand(count, generator=generator) < 0.5
+    mirrored = drawn if mirrored is None else mirrored
     # Gather by index, one (N, H) and one (N, W) table: a single pass without a loop over offsets.
     y = torch.arange(height) + rows[:, None] - padding
     x = torch.arange(width) + columns[:, None] - padding

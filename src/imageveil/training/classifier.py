@@ -170,12 +170,17 @@ def train_classifier(
     moving_average = get_ema_multi_avg_fn(config.averaging)
     average = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True) if config.averaging else None
     batch = min(config.batch, count)
-    total = config.epochs * (count // batch)
+    per_epoch = count // batch
+    total = config.epochs * per_epoch
+    first_mirrored = torch.rand(count, generator=step_generator(seed, 0, stream=7)) < 0.5
 
     def step_fn(step: int) -> dict[str, Tensor]:
         indices = epoch_batches(count, batch, seed, step, device)
         generator = step_generator(seed, step * device.world + device.rank)
-        views = crop_and_flip(images[indices], generator, padding=config.padding, reflect=config.reflect)
+        mirrored = first_mirrored[indices] ^ (step // per_epoch % 2 == 1) if config.alternate else None
+        views = crop_and_flip(
+            images[indices], generator, padding=config.padding, reflect=config.reflect, mirrored=mirrored
+        )
         if protection is not None and protection.live:
             views = protected(views, indices, generator)
         set_rates(optimizers, schedule(config.schedule, step / total))
