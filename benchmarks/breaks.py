@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from imageveil.schemes import SCHEMES
 from imageveil.schemes.catalogue import generate_scheme
 
 
@@ -21,7 +22,8 @@ class Trial:
     """One attack on one scheme.
 
     Attributes:
-        scheme: name of a scheme with a key.
+        scheme: name of a scheme with a key, or of one that is shipped.
+        source: file of the scheme, if it is neither.
         attack: name of the attack.
         pairs: plain/protected pairs that it gets; 0 for protected images alone.
         images: protected images that it gets.
@@ -30,6 +32,7 @@ class Trial:
 
     scheme: str
     attack: str
+    source: str = ""
     pairs: int = 0
     images: int = 1000
     values: tuple[str, ...] = ()
@@ -55,18 +58,25 @@ TRIALS = (
 )
 
 
+def find_scheme(trial: Trial, runs: Path) -> str:
+    """What to give to `imageveil attack`; a key is made when it is first needed."""
+    if trial.source or trial.scheme not in SCHEMES:
+        return trial.source or trial.scheme
+    key = runs / "keys" / f"{trial.scheme}.safetensors"
+    if not key.is_file():
+        key.parent.mkdir(parents=True, exist_ok=True)
+        generate_scheme(trial.scheme).save(key)
+    return str(key)
+
+
 def run(trial: Trial, given: argparse.Namespace) -> None:
     """Attack, unless the record is there."""
     few = f"-{trial.images}" if trial.images != 1000 else ""
     record = given.out / f"{Path(given.data).name}-{trial.name}{few}.json"
     if record.is_file():
         return
-    key = given.runs / "keys" / f"{trial.scheme}.safetensors"
-    if not key.is_file():
-        key.parent.mkdir(parents=True, exist_ok=True)
-        generate_scheme(trial.scheme).save(key)
-    command = [sys.executable, "-m", "imageveil", "attack", trial.attack, str(key), "--data", given.data]
-    command += ["--images", str(max(trial.images, trial.pairs)), "--out", str(record)]
+    command = [sys.executable, "-m", "imageveil", "attack", trial.attack, find_scheme(trial, given.runs)]
+    command += ["--data", given.data, "--images", str(max(trial.images, trial.pairs)), "--out", str(record)]
     command += ["--plain", given.plain] if given.plain else []
     command += ["--threat", "pairs", "--pairs", str(trial.pairs)] if trial.pairs else []
     command += [part for value in trial.values for part in ("--set", value)]
