@@ -44,10 +44,11 @@ class Trial:
 
 
 BLOCKS = ("tanaka", "extended", "compressible", "block-shuffle", "block-negative", "block-ffx", "block-permute")
+PLACES = ("patch-permutation", "shuffle")
 
 TRIALS = (
-    *(Trial(scheme=name, attack="statistics") for name in ("pixel-same", *BLOCKS)),
-    *(Trial(scheme=name, attack="statistics", images=100) for name in BLOCKS),
+    *(Trial(scheme=name, attack="statistics") for name in ("pixel-same", *BLOCKS, *PLACES)),
+    *(Trial(scheme=name, attack="statistics", images=100) for name in (*BLOCKS, *PLACES)),
     Trial(scheme="pixel-different", attack="feature-reconstruction", images=1),
     Trial(scheme="pixel-different", attack="feature-reconstruction", images=1, values=("variant=basic",)),
     *(Trial(scheme=name, attack="key-recovery", pairs=1) for name in ("tanaka", "block-shuffle", "block-negative")),

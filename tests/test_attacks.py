@@ -17,6 +17,7 @@ from imageveil.attacks.block_interiors import BlockCorrelations, block_views, re
 from imageveil.attacks.block_statistics import block_values
 from imageveil.attacks.brute_force import short_key
 from imageveil.attacks.pieces import Changes
+from imageveil.attacks.place_statistics import lay_out
 from imageveil.audit.attack import attack_scheme, build_knowledge, judge
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.audit.controls import controls_table, describe_control, run_control
@@ -267,18 +268,36 @@ def test_exchanging_pairs_finds_a_known_order() -> None:
     assert exchange_pairs(known, known, np.arange(12))[1] < 1e-9
 
 
+def likeness(shown: Tensor, plain: Tensor) -> float:
+    """Correlation of two batches, however the first is turned, mirrored and recoloured.
+
+    Random crops look alike from all sides; what their correlations decide is all but that.
+    """
+    views = [v.rot90(turns, (2, 3)) for v in (shown.float(), shown.flip(3).float()) for turns in range(4)]
+    views = [view[:, list(colours)] for view in views for colours in ORDERS]
+    return max(float(torch.corrcoef(torch.stack([v.flatten(), plain.flatten().float()]))[0, 1]) for v in views)
+
+
+@pytest.mark.parametrize("name", ["shuffle", "patch-permutation"])
+def test_statistics_put_all_places_of_an_image_in_order(name: str, train: ImageArrays, test: ImageArrays) -> None:
+    scheme = SCHEMES[name](bytes(range(32)))
+    found = make_attack("statistics").fit(build_knowledge("ciphertext", scheme, train, images=800))
+    assert likeness(found.reconstruct(scheme.protect(test.images)), test.images) > 0.9
+
+
+def test_a_hidden_order_is_laid_out_exactly(train: ImageArrays) -> None:
+    values = block_values(train.images[:600], 8).reshape(-1, 192)
+    hidden = np.random.default_rng(3).permutation(192)
+    assert (hidden[lay_out(values[:, hidden], values)] == np.arange(192)).all()
+    with pytest.raises(UsageError, match="5000 places"):
+        lay_out(np.zeros((2, 5000)), np.zeros((2, 5000)))
+
+
 @pytest.mark.parametrize("name", ["extended", "compressible"])
 def test_statistics_put_blocks_and_their_inside_in_order(name: str, train: ImageArrays, test: ImageArrays) -> None:
-    # Random crops look alike upright, turned, mirrored and recoloured; what their correlations decide is all but that.
     scheme = SCHEMES[name](bytes(range(32)))
     known = build_knowledge("ciphertext", scheme, train, images=800)
     protected = scheme.protect(test.images)
-
-    def likeness(shown: torch.Tensor, plain: torch.Tensor) -> float:
-        views = [v.rot90(turns, (2, 3)) for v in (shown.float(), shown.flip(3).float()) for turns in range(4)]
-        views = [view[:, list(colours)] for view in views for colours in ORDERS]
-        return max(float(torch.corrcoef(torch.stack([v.flatten(), plain.flatten().float()]))[0, 1]) for v in views)
-
     thumbnails = make_attack("statistics", {"starts": 6, "inside": False}).fit(known).reconstruct(protected)
     assert torch.equal(thumbnails[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3), thumbnails)
     grey = test.images.float().mean(dim=1, keepdim=True).unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(-1, -2))

@@ -136,14 +136,17 @@ def order_blocks(series: NDArray[np.float32], plain: NDArray[np.float32], *, sta
         int64 (B,): position b of the image is shown by protected position order[b].
     """
     order, _ = match_correlations(correlations(series), correlations(plain), starts=starts, seed=seed)
+    # Correlations hardly tell an image from its mirror image; means and spreads do.
+    return min(square_views(order), key=lambda view: moments_distance(series[:, view], plain))
+
+
+def square_views(order: Order) -> list[Order]:
+    """The eight ways to turn and mirror a square of positions (B,); one that is no square is left alone."""
     side = round(len(order) ** 0.5)
     if side * side != len(order):
-        return order
-    # Correlations hardly tell an image from its mirror image; means and spreads do.
-    grid = np.arange(len(order)).reshape(side, side)
-    turned = [np.rot90(grid, turns) for turns in range(4)]
-    views = [order[view.ravel()] for view in (*turned, *map(np.fliplr, turned))]
-    return min(views, key=lambda view: moments_distance(series[:, view], plain))
+        return [order]
+    turned = [np.rot90(order.reshape(side, side), turns) for turns in range(4)]
+    return [view.ravel() for view in (*turned, *map(np.fliplr, turned))]
 
 
 def moments_distance(series: NDArray[np.float32], plain: NDArray[np.float32]) -> float:

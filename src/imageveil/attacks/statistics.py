@@ -19,6 +19,7 @@ from imageveil.attacks.assignment import match_correlations
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.pixel_statistics import apply_pixel_key, recover_pixel_key
+from imageveil.attacks.place_statistics import MovedPatches, MovedPixels
 from imageveil.schemes.blocks import pad_to_blocks
 
 Values = NDArray[np.uint8]
@@ -88,7 +89,14 @@ class Statistics(Attack):
     """
 
     name: ClassVar[str] = "statistics"
-    schemes: ClassVar[tuple[str, ...] | None] = ("pixel-same", "block-ffx", *SHARED, *MOVED)
+    schemes: ClassVar[tuple[str, ...] | None] = (
+        "pixel-same",
+        "shuffle",
+        "patch-permutation",
+        "block-ffx",
+        *SHARED,
+        *MOVED,
+    )
 
     protected: int = 1000
     plain: int = 10000
@@ -103,6 +111,8 @@ class Statistics(Attack):
         protected, plain = knowledge.protected[: self.protected], knowledge.plain[: self.plain]
         if knowledge.scheme.name == "pixel-same":
             return PixelKey(recover_pixel_key(protected, plain, pool=self.pool))
+        if knowledge.scheme.name == "shuffle":
+            return MovedPixels(protected, plain)
         block = knowledge.scheme.block
         assert block is not None
         height, width = protected.shape[-2:]
@@ -113,6 +123,8 @@ class Statistics(Attack):
             grid=(height // block, width // block),
         )
         name, inside = knowledge.scheme.name, self.inside
+        if name == "patch-permutation":
+            return MovedPatches(seen.values, seen.known, grid=seen.grid, starts=self.starts, seed=seed)
         if name == "block-ffx":
             return ReplacedBytes(seen, inside=inside)
         kind = SharedBlocks if name in SHARED else MovedBlocks
