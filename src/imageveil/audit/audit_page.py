@@ -132,10 +132,12 @@ def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
     doubts = f" Nothing that reassures is said because of: {'; '.join(verdict.doubts)}." if verdict.doubts else ""
     judged = next((row.record for row in own if row.record is not None and headline(row.record)), None)
     images = "" if judged is None else f"{judged['n']:,} judged images of {judged['data']}. "
+    # A column in which no row has anything only makes the table wider.
+    used = [at for at in range(len(columns)) if any(row[at] for row in rows)]
     return Table(
         heading=f"Threat model {verdict.threat}: {WORDS[verdict.level]}",
-        columns=columns,
-        rows=rows,
+        columns=[columns[at] for at in used],
+        rows=[tuple(row[at] for at in used) for row in rows],
         note=f"{images}With 95 % intervals. Blind and label-only: the best of what guessing reaches; ceiling: the same "
         f"attack on images that nobody protected, where it was run. MSE/var is 0 for a copy and 1 for the mean image."
         f"{doubts}",
