@@ -72,7 +72,7 @@ def classifier_quick() -> ClassifierConfig:
 
 def classifier_theta() -> ClassifierConfig:
     """h_theta: VGG13 with batch norm on plain images."""
-    return ClassifierConfig(network="vgg13", epochs=11)
+    return ClassifierConfig(network="vgg13", epochs=13)
 
 
 def classifier_demo() -> ClassifierConfig:
