@@ -3,12 +3,14 @@
 import gc
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imageveil.attacks import ATTACKS, Attack, Matcher, Reconstruction, knowledge, make_attack
@@ -127,6 +129,14 @@ def test_attack_reaches_its_target(target: Control, train: ImageArrays, test: Im
     found = run_control(target, train, test, preset="smoke")
     assert found["passed"], describe_control(found)
     assert set(found) == set(FIELDS) and found["task"] == "control" and found["n"] == len(test)
+
+
+def test_a_control_draws_what_the_attack_got(train: ImageArrays, test: ImageArrays, tmp_path: Path) -> None:
+    run_control(pairs("block-negative", 1), train, test, picture=tmp_path / "sheet.png")
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    side = 4 * 64 + 3 * 2
+    plain, shown = pixels[:, :side], pixels[:, -side:]
+    assert np.array_equal(plain, shown) and not np.array_equal(plain, pixels[:, side + 8 : 2 * side + 8])
 
 
 def test_jigsaw_puts_pieces_together(large: ImageArrays) -> None:

@@ -25,7 +25,7 @@ from imageveil.audit.protected_only import ProtectedOnly
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.recorded import check_algorithm, match
 from imageveil.audit.report import write_page
-from imageveil.audit.sheets import scale_for, sheet
+from imageveil.audit.sheets import write_sheet
 from imageveil.audit.subjects import OwnersSubject, Pictures, Subject, split, train_and_test
 from imageveil.audit.verdict import Row, finding, judge_threat, outcome
 from imageveil.errors import RunError, UsageError
@@ -221,14 +221,8 @@ def write_sheets(pictures: Pictures, folder: Path) -> None:
         RunError: a file cannot be written.
     """
     for choice, batches in pictures.choices.items():
-        scale = scale_for(next(iter(batches.values())))
         for what, images in batches.items():
-            path = folder / f"{choice}-{what}.png"
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(sheet(images, columns=COLUMNS, scale=scale))
-            except OSError as error:
-                raise RunError(f"cannot write {path}: {error.strerror}") from error
+            write_sheet(folder / f"{choice}-{what}.png", images, columns=COLUMNS)
 
 
 def _progress(number: int, cells: Sequence[Cell], cell: Cell, begun: float) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from imageveil.attacks import Conditions, knowledge, make_attack
-from imageveil.audit.attack import attack_scheme, build_knowledge
+from imageveil.attacks.knowledge import protect_batches
+from imageveil.audit.attack import attack_and_judge, build_knowledge
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.control_table import CONTROLS, Control
+from imageveil.audit.sheets import write_sheet
 from imageveil.audit.short_run import short_run
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
@@ -27,6 +29,9 @@ from imageveil.training.device import Device
 CLOUD_EPOCHS = 4
 """Of the classifier that the attacker of a control takes from the cloud."""
 
+DRAWN = 8
+COLUMNS = 4
+
 
 def run_control(
     control: Control,
@@ -36,6 +41,7 @@ def run_control(
     plain: ImageArrays | None = None,
     preset: str = "quick",
     conditions: Conditions | None = None,
+    picture: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Run one control.
@@ -47,11 +53,15 @@ def run_control(
         plain: unpaired plain images of another source; None takes half of `train`.
         preset: budget of an attack that trains.
         conditions: device and run directory of an attack that trains; None takes the defaults.
+        picture: PNG file to draw the first judged images to: plain, protected and reconstructed.
         seed: decides the key and every random choice.
 
     Returns:
         A record of the task `control`: `target` holds the metric's name and figure first, then `tolerance` or
         `at_most` where they apply; `passed` says whether it was reached.
+
+    Raises:
+        RunError: the picture cannot be written.
     """
     conditions = conditions or Conditions()
     device = conditions.device
@@ -73,7 +83,13 @@ def run_control(
             known = build_knowledge(control.threat, scheme, train, pairs=control.pairs, **options)
         # Floors say how far a scheme is from blind guesses; a control asks only whether the attack works.
         attack = make_attack(control.attack, values, preset=preset)
-        found = attack_scheme(attack, scheme, known, test, floor={}, preset=preset, conditions=conditions, seed=seed)
+        found, judged = attack_and_judge(
+            attack, scheme, known, test, floor={}, preset=preset, conditions=conditions, seed=seed
+        )
+    if picture is not None and judged.shown is not None:
+        few = test.subset(torch.arange(min(DRAWN, len(test))))
+        protected = protect_batches(scheme, few.images, few.keys)
+        write_sheet(picture, few.images, protected, judged.shown[:DRAWN], columns=COLUMNS)
     target: dict[str, Any] = {control.metric: control.target}
     if control.tolerance is not None:
         target["tolerance"] = control.tolerance
@@ -95,12 +111,12 @@ def run_controls(
     device: Device | None = None,
     seed: int = 0,
 ) -> str:
-    """Run all controls that fit the images, one record a control, and say which passed.
+    """Run all controls that fit the images, one record and one sheet a control, and say which passed.
 
     Args:
         data: images with the splits `train` and `test`. Those of at most 64 pixels serve all controls but the jigsaw's,
             larger ones serve that.
-        out: folder for the records.
+        out: folder for the records, and a sheet of the same name for each attack that reconstructs.
         plain: unpaired plain images of another source.
         only: names of attacks; empty runs all.
         test_images: judge on so many test images, from the first on.
@@ -130,8 +146,12 @@ def run_controls(
         conditions = Conditions(folder=None if run is None else run / control.name)
         if device is not None:
             conditions = replace(conditions, device=device)
-        found = run_control(control, train, test, plain=other, preset=preset, conditions=conditions, seed=seed)
-        write_json(out / f"{control.name}-{test.name}.json", found)
+        path = out / f"{control.name}-{test.name}.json"
+        picture = path.with_suffix(".png")
+        found = run_control(
+            control, train, test, plain=other, preset=preset, conditions=conditions, picture=picture, seed=seed
+        )
+        write_json(path, found)
         lines.append(describe_control(found))
         print(lines[-1], flush=True)
     missed = sum(line.startswith("MISSED") for line in lines)

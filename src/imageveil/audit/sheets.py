@@ -50,6 +50,21 @@ def sheet(*batches: Sequence[Tensor] | Tensor, columns: int = 8, scale: int = 1)
     return buffer.getvalue()
 
 
+def write_sheet(path: Path, *batches: Sequence[Tensor] | Tensor, columns: int) -> None:
+    """Write a sheet of batches side by side, small images enlarged.
+
+    Raises:
+        UsageError: there is no image.
+        RunError: the file cannot be written.
+    """
+    picture = sheet(*batches, columns=columns, scale=scale_for(batches[0]))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from error
+
+
 def scale_for(images: Sequence[Tensor] | Tensor) -> int:
     """The whole factor that makes the largest image about 64 pixels high, or 1."""
     return max(1, CELL // max(image.shape[-2] for image in images))
@@ -92,9 +107,5 @@ def run_sheet(scheme: str, data: str, *, out: Path, split: str = "test", images:
     plain = [torch.from_numpy(np.array(record.image)).permute(2, 0, 1) for record in records]
     protected = [opened.protect(image[None], ids=[record.key])[0] for image, record in zip(plain, records, strict=True)]
     columns = min(8, math.ceil(math.sqrt(len(plain))))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(sheet(plain, protected, columns=columns, scale=scale_for(plain)))
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}") from error
+    write_sheet(out, plain, protected, columns=columns)
     return f"{out}: {len(plain)} images, plain on the left, protected on the right"
