@@ -20,7 +20,7 @@ from imageveil.attacks.block_statistics import block_values
 from imageveil.attacks.brute_force import short_key
 from imageveil.attacks.pieces import Changes
 from imageveil.attacks.place_statistics import lay_out
-from imageveil.audit.attack import attack_scheme, build_knowledge, judge
+from imageveil.audit.attack import attack_and_judge, build_knowledge, judge
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.audit.controls import controls_table, describe_control, run_control
 from imageveil.audit.puzzles import puzzle_figures
@@ -241,7 +241,7 @@ def test_an_attack_is_one_class(train: ImageArrays, test: ImageArrays, tmp_path)
         chosen = make_attack("grey-for-a-test", {"shade": 100})
         assert "shade=100" in repr(chosen)
         scheme = SCHEMES["extended"](bytes(32))
-        found = attack_scheme(chosen, scheme, build_knowledge("ciphertext", scheme, train, images=2), test)
+        found, _ = attack_and_judge(chosen, scheme, build_knowledge("ciphertext", scheme, train, images=2), test)
         assert found["metrics"]["bytes_exact"] < 0.1 and "blind" in found["floors"]
         assert found["metrics"]["reid_top1"] <= 1 / len(test) + 1e-9
     finally:

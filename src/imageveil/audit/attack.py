@@ -138,32 +138,6 @@ def judge(
     return Judged(metrics=metrics, intervals=intervals, shown=shown, ssim=leakage.ssim)
 
 
-def attack_scheme(
-    attack: Attack,
-    scheme: Scheme,
-    known: Knowledge,
-    test: ImageArrays,
-    *,
-    floor: dict[str, dict[str, float]] | None = None,
-    preset: str = "quick",
-    conditions: Conditions | None = None,
-    recogniser: Recogniser | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Run an attack and judge it; see `attack_and_judge`, whose record it returns."""
-    return attack_and_judge(
-        attack,
-        scheme,
-        known,
-        test,
-        floor=floor,
-        preset=preset,
-        conditions=conditions,
-        recogniser=recogniser,
-        seed=seed,
-    )[0]
-
-
 def attack_and_judge(
     attack: Attack,
     scheme: Scheme,

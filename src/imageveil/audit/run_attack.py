@@ -7,7 +7,7 @@ from typing import Any, get_origin, get_type_hints
 import torch
 
 from imageveil.attacks import ATTACKS, Attack, Conditions, make_attack
-from imageveil.audit.attack import attack_scheme, build_knowledge
+from imageveil.audit.attack import attack_and_judge, build_knowledge
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.recognition import Recogniser
 from imageveil.errors import UsageError
@@ -103,7 +103,9 @@ def run_attack(
     )
     known = build_knowledge(threat, opened, train, plain=other, images=images, pairs=pairs, seed=seed, cloud=cloud)
     test = test.subset(torch.arange(min(test_images, len(test))))
-    found = attack_scheme(chosen, opened, known, test, preset=preset, conditions=conditions, recogniser=eye, seed=seed)
+    found, _ = attack_and_judge(
+        chosen, opened, known, test, preset=preset, conditions=conditions, recogniser=eye, seed=seed
+    )
     if out is not None:
         write_json(out, found)
     return describe(found, chosen)
