@@ -13,12 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imageveil.records import made_on, read_records
-from imageveil.schemes import SCHEMES
-from imageveil.schemes.catalogue import generate_scheme
+from breaks import find_scheme
 
-LEARNED = Path("results/schemes")
-"""Learned schemes that are recorded for comparison and not shipped."""
+from imageveil.records import made_on, read_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +66,8 @@ ROWS = (
 
 
 def scheme_argument(row: Row, runs: Path) -> list[str]:
-    """The `--scheme` of a row; a key is made when the row is first run."""
-    if row.scheme == "none":
-        return []
-    if (learned := LEARNED / f"{row.scheme}.safetensors").is_file():
-        return ["--scheme", str(learned)]
-    if row.scheme not in SCHEMES:
-        return ["--scheme", row.scheme]
-    key = runs / "keys" / f"{row.scheme}.safetensors"
-    if not key.is_file():
-        key.parent.mkdir(parents=True, exist_ok=True)
-        generate_scheme(row.scheme).save(key)
-    return ["--scheme", str(key)]
+    """The `--scheme` of a row."""
+    return [] if row.scheme == "none" else ["--scheme", find_scheme(row.scheme, runs)]
 
 
 def run(row: Row, data: str, runs: Path, out: Path, preset: str) -> None:

@@ -16,14 +16,16 @@ from pathlib import Path
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.catalogue import generate_scheme
 
+LEARNED = Path("results/schemes")
+"""Learned schemes that are recorded for comparison and not shipped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One attack on one scheme.
 
     Attributes:
-        scheme: name of a scheme with a key, or of one that is shipped.
-        source: file of the scheme, if it is neither.
+        scheme: name in records; see `find_scheme`.
         attack: name of the attack.
         pairs: plain/protected pairs that it gets; 0 for protected images alone.
         images: protected images that it gets.
@@ -32,7 +34,6 @@ class Trial:
 
     scheme: str
     attack: str
-    source: str = ""
     pairs: int = 0
     images: int = 1000
     values: tuple[str, ...] = ()
@@ -59,14 +60,22 @@ TRIALS = (
 )
 
 
-def find_scheme(trial: Trial, runs: Path) -> str:
-    """What to give to `imageveil attack`; a key is made when it is first needed."""
-    if trial.source or trial.scheme not in SCHEMES:
-        return trial.source or trial.scheme
-    key = runs / "keys" / f"{trial.scheme}.safetensors"
+def find_scheme(name: str, runs: Path) -> str:
+    """What to give to the commands for a scheme: a file under `results`, a shipped name, or a key.
+
+    Args:
+        name: in records.
+        runs: where keys are kept; one is made when it is first needed.
+    """
+    learned = LEARNED / f"{name}.safetensors"
+    if learned.is_file():
+        return str(learned)
+    if name not in SCHEMES:
+        return name
+    key = runs / "keys" / f"{name}.safetensors"
     if not key.is_file():
         key.parent.mkdir(parents=True, exist_ok=True)
-        generate_scheme(trial.scheme).save(key)
+        generate_scheme(name).save(key)
     return str(key)
 
 
@@ -76,7 +85,7 @@ def run(trial: Trial, given: argparse.Namespace) -> None:
     record = given.out / f"{Path(given.data).name}-{trial.name}{few}.json"
     if record.is_file():
         return
-    command = [sys.executable, "-m", "imageveil", "attack", trial.attack, find_scheme(trial, given.runs)]
+    command = [sys.executable, "-m", "imageveil", "attack", trial.attack, find_scheme(trial.scheme, given.runs)]
     command += ["--data", given.data, "--images", str(max(trial.images, trial.pairs)), "--out", str(record)]
     command += ["--plain", given.plain] if given.plain else []
     command += ["--threat", "pairs", "--pairs", str(trial.pairs)] if trial.pairs else []

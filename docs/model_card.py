@@ -138,8 +138,8 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         "without a viewer and without a warm start (preset `literal`). It does not ship. The perceptual distance (6) "
         "has no bound, and at the scale at which features have mean 1 it drowns everything else: at the last step it "
         f"is {last['L_p']:.0f}, the loss (8) of the VGG13 {last['L_c']:.1f} (guessing has 2.3), and the images are all "
-        "but one colour. What differs in them by a level or two still names the photograph. Photographs of 96 pixels, "
-        "plain on the left:",
+        "but one colour. What else differs in them can hardly be seen, but for a striped area in two of the sixteen "
+        "below, and still names the photograph. Photographs of 96 pixels, plain on the left:",
         "",
         "![gan-literal](gan-literal.png)",
         "",
