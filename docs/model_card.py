@@ -104,7 +104,7 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
         "| accuracy of a classifier | variance that G_BA leaves |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    used = []
+    used: list[dict[str, Any]] = []
     for scheme in schemes:
         found = {
             r["task"]: r
@@ -123,11 +123,16 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
             f"| {shown(similarity, 'reid_within_mean_removed')} | {accuracy} | {percent(training['inverse'])} |"
         )
         used += [found[task] for task in ("similarity", "classify") if task in found]
-    return [*lines, "", *(f"- {source(row)}" for row in used if row["scheme"] != schemes[0].label)]
+    chance = percent(1 / used[0]["metrics"]["reid_within_candidates"])
+    how = (
+        f"{used[0]['n']:,} test images; guessing names {chance}. Minutes are those of the transformation alone, without "
+        "the classifiers before it, and not of one processor."
+    )
+    return [*lines, "", how, "", *(f"- {source(row)}" for row in used if row["scheme"] != schemes[0].label)]
 
 
 def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> list[str]:
-    """The scheme beside the paper's objective to the letter, learned in the same budget."""
+    """The scheme beside the paper's objective to the letter."""
     literal = open_learned(str(BESIDE / "gan-literal.safetensors"))
     last = literal.training["transformation"]
     return [
