@@ -125,8 +125,8 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
         used += [found[task] for task in ("similarity", "classify") if task in found]
     chance = percent(1 / used[0]["metrics"]["reid_within_candidates"])
     how = (
-        f"{used[0]['n']:,} test images; guessing names {chance}. Minutes are those of the transformation alone, without "
-        "the classifiers before it, and not of one processor."
+        f"{used[0]['n']:,} test images; guessing names {chance}. Minutes are those of the transformation alone, "
+        "without the classifiers before it, and not of one processor."
     )
     return [*lines, "", how, "", *(f"- {source(row)}" for row in used if row["scheme"] != schemes[0].label)]
 

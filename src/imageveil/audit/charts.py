@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 12, 38  # half of the last label lies right of the axis
 # Lines differ in dashes too, for readers who do not tell the colours apart.
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
