@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench tables setup clean
 
 demo: setup
 	$(BIN)/imageveil demo --out out/demo
@@ -20,6 +20,9 @@ lint: setup
 
 bench: setup
 	for name in schemes protect memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+tables: setup
+	$(BIN)/python docs/tables.py
 
 setup: $(VENV)/.installed
 

@@ -78,17 +78,19 @@ def judge(network: nn.Module, data: ImageArrays) -> Callable[[Tensor], Tensor]:
     return lambda images: predict(network, replace(data, images=images), device=device)
 
 
-def table(results: Path) -> None:
-    """Print the records as a Markdown table."""
-    print("| images written by | mean difference | largest | bytes an image | accuracy | same prediction |")
-    print("|---|---|---|---|---|---|")
+def table(results: Path) -> str:
+    """The records as a Markdown table."""
+    lines = [
+        "| images written by | mean difference | largest | bytes an image | accuracy | same prediction |",
+        "|---|---|---|---|---|---|",
+    ]
     found = read_records(results)
     for each in sorted(found, key=lambda e: (e["scheme"], e["metrics"]["mean_difference"])):
         m = each["metrics"]
         cells = [each["preset"], f"{m['mean_difference']:.3f}", f"{m['largest_difference']:.0f}", f"{m['bytes']:,.0f}"]
         cells += [f"{m[name]:.2%}" if name in m else "" for name in ("accuracy", "same_prediction")]
-        print("| " + " | ".join(cells) + " |")
-    print("\n" + made_on(found))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", made_on(found)])
 
 
 def main() -> None:
@@ -101,7 +103,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the records that are there")
     options = parser.parse_args()
     if options.table:
-        table(options.results)
+        print(table(options.results))
         return
     warnings.simplefilter("ignore")
     scheme = load_scheme(options.scheme)

@@ -230,13 +230,13 @@ def check(files: Sequence[Path], source: Path, out: Path, protector: Protector) 
         assert difference.max() <= 1, f"{path} was not written as it should be"
 
 
-def table(results: Path) -> None:
-    """Print the records of this benchmark as a Markdown table."""
-    print(
+def table(results: Path) -> str:
+    """The records of this benchmark as a Markdown table."""
+    lines = [
         "| files | engine | images/s | the network alone | share | the obvious loop | ratio | peak memory, MB "
-        "| decode, network, encode, write: us of processor time an image |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+        "| decode, network, encode, write: us of processor time an image |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     names = [chosen.name for chosen in SETS]
     found = [each for each in read_records(results) if each["task"] == "throughput" and each["data"] in names]
     found = [each for each in found if "peak_memory_mb" in each["metrics"]]
@@ -250,8 +250,8 @@ def table(results: Path) -> None:
             cells += ["", "", "", ""]
         cells.append(f"{m['peak_memory_mb']:,.0f}")
         cells.append(", ".join(f"{m[name]:,.0f}" for name in STEPS if name in m))
-        print("| " + " | ".join(cells) + " |")
-    print("\n" + made_on(found))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", made_on(found)])
 
 
 def main() -> None:
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--only-loop", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        table(options.results)
+        print(table(options.results))
         return
     if options.only_loop:
         print(json.dumps(obvious_loop(options.scheme, [Path(line.strip()) for line in sys.stdin], options.only_loop)))

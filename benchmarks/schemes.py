@@ -1,6 +1,7 @@
 """How fast the keyed schemes protect 10,000 images of 32x32, beside a plain loop and a bare copy, in one run.
 
     python benchmarks/schemes.py --data path/to/cifar10 --out results/throughput
+    python benchmarks/schemes.py --out results/throughput --table
 
 The plain loop is the algorithm as its source writes it down, in NumPy: for every image, for every block (or pixel),
 split, negate, gather, merge. Key material is laid out before the clock starts for schemes with one key, and derived
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from imageveil.images.arrays import load_arrays
-from imageveil.records import record, write_json
+from imageveil.records import made_on, read_records, record, write_json
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.compressible import CompressibleScheme, quarter_turns
 from imageveil.schemes.keyed import KeyedScheme
@@ -199,6 +200,22 @@ def measure(scheme: KeyedScheme, images: torch.Tensor, loop_images: int, rounds:
     return {"loop": loop_seconds * len(images) / loop_images, "copy": copy, "scheme": seconds}
 
 
+def table(results: Path) -> str:
+    """The records as a Markdown table."""
+    lines = [
+        "| scheme | images a second | times the plain loop | asked for | of a bare copy's rate |",
+        "|---|---|---|---|---|",
+    ]
+    found = [r for r in read_records(results) if r["task"] == "throughput" and "ratio_to_copy" in r["metrics"]]
+    for each in found:
+        m = each["metrics"]
+        lines.append(
+            f"| `{each['scheme']}` | {m['images_per_second']:,.0f} | {m['ratio_to_loop']:.0f} "
+            f"| {REQUIRED.get(each['scheme'], OTHERS)} | {m['ratio_to_copy']:.1%} |"
+        )
+    return "\n".join([*lines, "", made_on(found)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder, Parquet or name of a data set of 32x32 images; else photograph tiles")
@@ -207,7 +224,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for the records; without it nothing is written")
+    parser.add_argument("--table", action="store_true", help="print the records below --out")
     options = parser.parse_args()
+    if options.table:
+        print(table(options.out or Path("results/throughput")))
+        return
     torch.set_num_threads(options.threads)
     arrays = load_arrays(options.data, "test") if options.data else None
     source = photograph_tiles() if arrays is None else arrays.images

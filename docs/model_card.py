@@ -1,12 +1,8 @@
-"""Write the model card of a shipped scheme from its file and the records under results/.
-
-    python docs/model_card.py gan-cifar10 > docs/gan-cifar10.md
-    python docs/model_card.py gan-cifar10 --summary    # the table of the README
+"""The model card of a shipped scheme, from its file and the records under results/; `docs/tables.py` writes it.
 
 Every figure in the card comes from a record; a row without a record is left out.
 """
 
-import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -153,15 +149,30 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name")
-    parser.add_argument("--summary", action="store_true", help="print the table of the README")
-    given = parser.parse_args()
-    name = given.name
-    if given.summary:
-        print(summary(read_records(RESULTS), name))
-        return
+MEASURED = {
+    "classify": ("accuracy",),
+    "similarity": ("ssim", "reid_within", "reid_within_mean_removed"),
+    "attack": ("ssim", "mse_var", "reid_within"),
+}
+"""What `imageveil info` shows of a scheme's records, by their task."""
+
+
+def measured(name: str) -> dict[str, dict[str, Any]]:
+    """The figures of a scheme's records by `quick`, each under what it was measured on, with those of plain images."""
+    out: dict[str, dict[str, Any]] = {}
+    for row in read_records(RESULTS):
+        ours = row["scheme"] == name or (row["scheme"] == "none" and row["task"] == "classify")
+        if not ours or row["task"] not in MEASURED or row["preset"] not in (None, "quick") or row["void"]:
+            continue
+        what = f"{row['attack']}, {row['threat']}" if row["task"] == "attack" else row["task"]
+        kind = ", plain images" if row["scheme"] == "none" else ""
+        figures = {key: round(row["metrics"][key], 4) for key in MEASURED[row["task"]] if key in row["metrics"]}
+        out[f"{row['data']}, {what}{kind}"] = {**figures, "n": row["n"], "commit": row["commit"]}
+    return out
+
+
+def card(name: str) -> str:
+    """The card of a scheme, as Markdown."""
     scheme = open_learned(name)
     records = read_records(RESULTS)
     training = scheme.training
@@ -193,9 +204,6 @@ def main() -> None:
         "",
         *accuracy_rows(records, name),
         "",
-        "The classifier of plain CIFAR-10 is by the present recipe `quick`, ten epochs; the other three were made "
-        "before, by one of nine epochs with mirroring at random, and are to be made again.",
-        "",
         "## What a viewer sees",
         "",
         "The protected images themselves, without any attack, after rounding to 8 bits. SSIM as scikit-image defines "
@@ -218,8 +226,4 @@ def main() -> None:
         *(f"| encoder: {key} | {value} |" for key, value in training.get("encoder", {}).items()),
         "",
     ]
-    print("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(lines)

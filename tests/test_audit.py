@@ -464,7 +464,7 @@ def test_which_controls_speak():
 def test_the_package_holds_the_recorded_controls():
     shipped = load_controls()
     recorded = summarise(read_records(ROOT / "results" / "controls"))
-    assert as_json(shipped) == as_json(recorded), "run: python docs/ship_controls.py"
+    assert as_json(shipped) == as_json(recorded), "run: make tables"
 
 
 # The table of breaks

@@ -10,6 +10,7 @@ from imageveil.audit.metrics import ssim
 from imageveil.errors import UsageError
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.base import PublicSchemeWarning, resolve_scheme, shipped_schemes
+from imageveil.schemes.describe import describe
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,12 @@ def test_it_is_small_and_described():
     assert "gan-cifar10" in shipped_schemes()
     path, public = resolve_scheme("gan-cifar10")
     assert public and path.stat().st_size < 8_000_000
+
+
+def test_info_says_what_was_measured():
+    lines = describe("gan-cifar10").splitlines()
+    at = lines.index("  cifar10, similarity:")
+    assert float(lines[at + 1].removeprefix("    ssim: ")) < 0.06 and "public" in lines[-1]
 
 
 def test_it_hides_photographs(shipped, tiles, photograph):

@@ -1,12 +1,13 @@
 """What a scheme file holds, in words."""
 
+import json
 from typing import Any
 
 from imageveil.schemes.base import public_notice, read_scheme_file, resolve_scheme
 
 
 def describe(name_or_path: str) -> str:
-    """Return the content of a scheme file as lines of text, without any key material.
+    """Return what a scheme file holds as lines of text, without any key material; of a shipped one, its figures too.
 
     Raises:
         UsageError: there is no such scheme, or the file is damaged.
@@ -16,6 +17,8 @@ def describe(name_or_path: str) -> str:
     lines = [f"scheme: {name}", f"file: {path.name}, {path.stat().st_size / 1e6:.2f} MB", f"tensors: {len(tensors)}"]
     lines += _lines(metadata, "")
     if public:
+        beside = path.with_suffix(".json")
+        lines += _lines({"measured": json.loads(beside.read_text()) if beside.is_file() else {}}, "")
         lines.append(public_notice(name_or_path))
     return "\n".join(lines)
 
