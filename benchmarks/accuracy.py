@@ -62,20 +62,17 @@ ROWS = (
     Row(scheme="blur"),
     Row(scheme="shuffle"),
     Row(scheme="noise"),
+    Row(scheme="class"),
 )
 
 
-def scheme_argument(row: Row, runs: Path) -> list[str]:
-    """The `--scheme` of a row."""
-    return [] if row.scheme == "none" else ["--scheme", find_scheme(row.scheme, runs)]
-
-
-def run(row: Row, data: str, runs: Path, out: Path, preset: str) -> None:
+def run(row: Row, data: str, runs: Path, out: Path, preset: str, classifier: Path | None) -> None:
     """Train and judge one classifier, unless its record is there."""
     record = out / f"{Path(data).name}-{row.name}.json"
     if record.is_file():
         return
-    command = [sys.executable, "-m", "imageveil", "classify", "--data", data, *scheme_argument(row, runs)]
+    command = [sys.executable, "-m", "imageveil", "classify", "--data", data]
+    command += [] if row.scheme == "none" else ["--scheme", find_scheme(row.scheme, runs, classifier)]
     command += ["--preset", preset, "--augment", row.augment, *(["--adaptation"] if row.adaptation else [])]
     command += ["--run", str(runs / f"{Path(data).name}-{row.name}"), "--record", str(record)]
     subprocess.run(command, check=True)
@@ -111,6 +108,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--out", type=Path, default=Path("results/classify"))
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--classifier", type=Path, help="of plain images, for the control class; h_theta will do")
     parser.add_argument("--only", nargs="*", default=[], help="names of rows, for example tanaka-adaptation")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
@@ -119,7 +117,7 @@ def main() -> None:
         return
     for row in ROWS:
         if not given.only or row.name in given.only:
-            run(row, given.data, given.runs, given.out, given.preset)
+            run(row, given.data, given.runs, given.out, given.preset, given.classifier)
 
 
 if __name__ == "__main__":

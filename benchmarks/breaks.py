@@ -15,6 +15,7 @@ from pathlib import Path
 
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.catalogue import generate_scheme
+from imageveil.training.classifier import class_scheme
 
 LEARNED = Path("results/schemes")
 """Learned schemes that are recorded for comparison and not shipped."""
@@ -60,12 +61,13 @@ TRIALS = (
 )
 
 
-def find_scheme(name: str, runs: Path) -> str:
+def find_scheme(name: str, runs: Path, classifier: Path | None = None) -> str:
     """What to give to the commands for a scheme: a file under `results`, a shipped name, or a key.
 
     Args:
         name: in records.
         runs: where keys are kept; one is made when it is first needed.
+        classifier: of plain images, for `class`.
     """
     learned = LEARNED / f"{name}.safetensors"
     if learned.is_file():
@@ -75,7 +77,8 @@ def find_scheme(name: str, runs: Path) -> str:
     key = runs / "keys" / f"{name}.safetensors"
     if not key.is_file():
         key.parent.mkdir(parents=True, exist_ok=True)
-        generate_scheme(name).save(key)
+        made = class_scheme(classifier) if name == "class" and classifier is not None else generate_scheme(name)
+        made.save(key)
     return str(key)
 
 

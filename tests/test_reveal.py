@@ -1,6 +1,7 @@
 """The commands keygen, schemes and reveal, on files."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 from imageveil.cli import app
 from imageveil.deploy.reveal import reveal_folder, write_key_note
 from imageveil.errors import UsageError
+from imageveil.presets.classifier import classifier_smoke
 from imageveil.schemes import SCHEMES, load_scheme
+from imageveil.training.classifier import build_classifier, load_classifier, save_classifier
 
 
 def save(path, pixels: torch.Tensor) -> None:
@@ -103,3 +106,27 @@ def test_keygen_warns_with_the_number_and_never_overwrites(tmp_path):
         app, ["keygen", "compressible", str(tmp_path / "large"), "--block", "16", "--size", "96"]
     )
     assert "warning" not in large.output
+
+
+def test_a_classifier_makes_the_control_class(tiles, tmp_path):
+    config = replace(classifier_smoke(), network="resnet18")
+    torch.manual_seed(0)
+    network = build_classifier(config, 7)
+    network(tiles.float() / 255)
+    network.eval()
+    with torch.no_grad():  # untrained, it would call all of them one class
+        network.head.bias -= network(tiles.float() / 255).mean(dim=0)
+    save_classifier(tmp_path / "c", network, config, list("abcdefg"))
+    path = str(tmp_path / "class.safetensors")
+    done = CliRunner().invoke(app, ["keygen", "class", path, "--classifier", str(tmp_path / "c")])
+    assert done.exit_code == 0, done.output
+    scheme = load_scheme(path)
+    with torch.no_grad():
+        predicted = load_classifier(tmp_path / "c")[0](tiles.float() / 255).argmax(1)
+    assert len(predicted.unique()) > 1
+    for image, label in zip(scheme.protect(tiles), predicted, strict=True):
+        assert torch.equal(image[:, ::8, ::8], scheme.pattern(int(label)))
+    wrong = ["keygen", "blur", str(tmp_path / "other"), "--classifier", str(tmp_path / "c")]
+    assert "leave --classifier out" in str(CliRunner().invoke(app, wrong).exception)
+    missing = ["keygen", "class", str(tmp_path / "other")]
+    assert "with --classifier" in str(CliRunner().invoke(app, missing).exception)

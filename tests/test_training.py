@@ -192,11 +192,14 @@ def test_the_viewer_descends_what_the_transformation_ascends(data):
 
 
 def test_preliminary_protection_makes_the_classifier_certain(data):
-    network, _ = train_classifier(data, CLASSIFIER, seed=0, device=CPU)
-    config = replace(TRANSFORMATION.preliminary, iterations=100, eps=1.0, alpha=0.01)
+    # As h_theta does, this network averages its last maps. A narrow QuickNet takes their maximum and may have no
+    # gradient left on noise, so that whether it can be made certain differs between processors.
+    recipe = replace(CLASSIFIER, network="resnet18", optimizer="sgd", averaging=0.0)
+    network, _ = train_classifier(data, recipe, seed=0, device=CPU)
+    config = replace(TRANSFORMATION.preliminary, iterations=50, eps=1.0, alpha=0.1)
     few = data.subset(balanced_subset(data.labels, 32))
     protected, share = preliminary_protection(network, few, config, seed=0, device=CPU)
-    assert share > 0.9  # the short training got half of the plain images right
+    assert share > 0.9  # the short training got fewer than half of the plain images right
     assert protected.dtype == torch.uint8 and protected.shape == few.images.shape
     small, _ = preliminary_protection(network, few, replace(config, eps=0.1), seed=0, device=CPU)
     assert (small.int() - few.images.int()).abs().max() <= 26  # 0.1 of the range, and rounding

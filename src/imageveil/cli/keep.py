@@ -1,6 +1,7 @@
 """Commands around schemes and keys: list, describe, make, protect, reveal, export."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,11 +33,16 @@ def keygen(
     out: Annotated[str, typer.Argument(help="Key file to write, readable by its owner only.")],
     block: Annotated[int | None, typer.Option(help="Pixels on a block's side; the scheme's default otherwise.")] = None,
     size: Annotated[int, typer.Option(help="Pixels on the side of the images, to judge the key space.")] = 32,
+    classifier: Annotated[
+        Path | None, typer.Option(help="For `class`: a classifier of plain images, from `classify --run`.")
+    ] = None,
 ) -> None:
     """Make a key file. Whoever has it can undo the protection, and without it the owner cannot."""
     from imageveil.schemes.catalogue import write_key
+    from imageveil.training.classifier import class_scheme
 
-    made, warning = write_key(scheme, out, block=block, size=size)
+    given = class_scheme(classifier) if classifier is not None else None
+    made, warning = write_key(scheme, out, block=block, size=size, made=given)
     print(f"{out}: a new {made.name} key")
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)

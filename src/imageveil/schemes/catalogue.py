@@ -41,6 +41,8 @@ def generate_scheme(name: str, *, block: int | None = None) -> Scheme:
     able = sorted(key for key, kind in SCHEMES.items() if hasattr(kind, "generate"))
     if name not in able:
         trained = " (that one is made by training)" if name in SCHEMES else ""
+        if name == "class":
+            trained = " (give it a classifier of plain images with --classifier)"
         raise UsageError(f"no key can be made for {name!r}{trained}; choose one of: {', '.join(able)}")
     kind = SCHEMES[name]
     if issubclass(kind, KeyedScheme):
@@ -52,7 +54,7 @@ def generate_scheme(name: str, *, block: int | None = None) -> Scheme:
 
 
 def write_key(
-    name: str, path: str | os.PathLike[str], *, block: int | None = None, size: int = 32
+    name: str, path: str | os.PathLike[str], *, block: int | None = None, size: int = 32, made: Scheme | None = None
 ) -> tuple[Scheme, str | None]:
     """Make a key file, readable by its owner only.
 
@@ -61,17 +63,20 @@ def write_key(
         path: the file to write; it must not exist.
         block: pixels on a block's side; None takes the scheme's default.
         size: pixels on the side of the images for which the key space is judged.
+        made: the scheme itself where it is not made of a fresh key: the control `class`.
 
     Returns:
         The scheme, and a warning where its key space is below 128 bits.
 
     Raises:
-        UsageError: there is no such scheme or block size, or the file exists.
+        UsageError: there is no such scheme or block size, `made` is another scheme, or the file exists.
         RunError: the file could not be written.
     """
     if Path(path).exists():
         raise UsageError(f"{path} exists; whatever was protected with that key needs it, so give another path")
-    scheme = generate_scheme(name, block=block)
+    if made is not None and made.name != name:
+        raise UsageError(f"a classifier makes the scheme {made.name!r}; leave --classifier out for {name!r}")
+    scheme = made or generate_scheme(name, block=block)
     scheme.save(path)
     return scheme, key_space_warning(scheme, size)
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imageveil.errors import UsageError
-from imageveil.networks.resnet import ResNet18
-from imageveil.networks.vgg import VGG13, QuickNet
+from imageveil.networks.classifiers import CLASSIFIERS
 from imageveil.schemes.base import Scheme
 from imageveil.schemes.blocks import PlaceMap, block_places, place_map
 from imageveil.schemes.keyed import PlaceScheme, SharedBlockScheme
@@ -248,15 +247,12 @@ class BlockPermuteScheme(PlaceScheme):
         return place_map(places, places[order], False)
 
 
-CLASS_NETWORKS = {"quick": QuickNet, "vgg13": VGG13, "resnet18": ResNet18}
-
-
 class ClassScheme(Scheme):
     """An image that shows nothing but the class which a classifier of plain images predicts.
 
     Args:
         network: the classifier, float (N, 3, H, W) in [0, 1] to logits (N, classes).
-        architecture: `network` (a name of `CLASS_NETWORKS`) and its `arguments`, from which `load_scheme` builds it.
+        architecture: `network`, a name of `CLASSIFIERS`, and its `arguments`, from which `load_scheme` builds it.
     """
 
     name = "class"
@@ -298,7 +294,7 @@ class ClassScheme(Scheme):
         """
         try:
             architecture = metadata["architecture"]
-            network = CLASS_NETWORKS[architecture["network"]](**architecture["arguments"])
+            network = CLASSIFIERS[architecture["network"]](**architecture["arguments"])
             network.load_state_dict(dict(tensors))
         except (KeyError, TypeError, RuntimeError) as error:
             raise UsageError("the scheme file's architecture and weights do not fit together") from error

@@ -1,5 +1,6 @@
 """Training and judging classifiers: h_theta on plain images, and the cloud's networks on protected ones."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,9 +19,10 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.images.augment import crop_and_flip
 from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
-from imageveil.networks.resnet import ResNet18
-from imageveil.networks.vgg import VGG13, QuickNet
+from imageveil.networks.classifiers import CLASSIFIERS, describe_classifier
+from imageveil.networks.vgg import QuickNet
 from imageveil.presets import ClassifierConfig, as_json
+from imageveil.schemes.controls import ClassScheme
 from imageveil.training.device import Device, average_buffers, average_gradients
 from imageveil.training.loop import epoch_batches, run_steps, step_generator
 from imageveil.training.optimizers import Muon
@@ -51,16 +54,11 @@ def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3)
     Raises:
         UsageError: the preset names no known network, or one that takes images only.
     """
-    if config.network == "vgg13":
-        if inputs != 3:
-            raise UsageError("vgg13 takes images only; put the adaptation network in front of quick or resnet18")
-        return VGG13(classes)
-    if config.network == "resnet18":
-        return ResNet18(classes, width=round(64 * config.width), inputs=inputs)
-    if config.network == "quick":
-        a, b, c = (round(width * config.width) for width in (64, 256, 256))
-        return QuickNet(classes, widths=(a, b, c), inputs=inputs)
-    raise UsageError(f"unknown network {config.network!r}; use quick, vgg13 or resnet18")
+    try:
+        arguments = describe_classifier(config.network, classes, width=config.width, inputs=inputs)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return CLASSIFIERS[config.network](**arguments)
 
 
 def build_optimizers(network: nn.Module, config: ClassifierConfig) -> list[torch.optim.Optimizer]:
@@ -255,8 +253,6 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 def save_classifier(path: Path, network: nn.Module, config: ClassifierConfig, classes: list[str]) -> None:
     """Write the weights in float16 with all that is needed to build the network again."""
-    import json
-
     tensors = {name: _half(tensor) for name, tensor in network.state_dict().items()}
     adaptation = network.adaptation.arguments if isinstance(network, Adapted) else None
     meta = {"config": as_json(config), "classes": classes, "adaptation": adaptation}
@@ -269,10 +265,6 @@ def load_classifier(path: Path) -> tuple[nn.Module, list[str]]:
     Raises:
         UsageError: the file is missing or no classifier.
     """
-    import json
-
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
@@ -287,6 +279,22 @@ def load_classifier(path: Path) -> tuple[nn.Module, list[str]]:
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise UsageError(f"{path} is not a classifier written by imageveil") from error
     return network.eval(), classes
+
+
+def class_scheme(path: Path) -> ClassScheme:
+    """The control `class`, which shows what the classifier in a file predicts and nothing else.
+
+    Raises:
+        UsageError: the file is missing or no classifier, or the classifier has an adaptation network in front.
+    """
+    network, classes = load_classifier(path)
+    name = next((name for name, kind in CLASSIFIERS.items() if type(network) is kind), None)
+    if name is None:
+        raise UsageError(f"{path} was trained behind an adaptation network; give a classifier of plain images")
+    with safe_open(path, framework="pt") as file:
+        config = ClassifierConfig(**json.loads(file.metadata()["config"]))
+    arguments = describe_classifier(name, len(classes), width=config.width)
+    return ClassScheme(network, {"network": name, "arguments": arguments})
 
 
 def _half(tensor: Tensor) -> Tensor:
