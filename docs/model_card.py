@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import ablation
+
 from imageveil.records import made_on, read_records
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
@@ -149,6 +151,24 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
     ]
 
 
+def ablation_section() -> list[str]:
+    """What each term of the objective does, where that is recorded."""
+    folder = RESULTS / "ablation"
+    records = read_records(folder) if folder.is_dir() else []
+    if not records:
+        return []
+    return [
+        "## What each term does",
+        "",
+        f"Short runs that differ in one term each ({records[0]['preset']}; {records[0]['n']:,} test images; one seed), "
+        "from the same encoder. So little training hides and keeps less than the shipped scheme does: compare the rows "
+        "with the first. `benchmarks/ablation.py` makes them.",
+        "",
+        ablation.table(folder),
+        "",
+    ]
+
+
 MEASURED = {
     "classify": ("accuracy",),
     "similarity": ("ssim", "reid_within", "reid_within_mean_removed"),
@@ -218,6 +238,7 @@ def card(name: str) -> str:
         *similarity_rows(records, name),
         "",
         *literal_section(records, scheme),
+        *ablation_section(),
         "## Training",
         "",
         "| step | value |",

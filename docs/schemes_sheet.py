@@ -1,5 +1,6 @@
 """Draw one photograph under every scheme: docs/schemes.png. Run: python docs/schemes_sheet.py."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,24 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
 from imageveil.networks.vgg import QuickNet
-from imageveil.schemes import SCHEMES, Scheme
+from imageveil.schemes import SCHEMES, Scheme, load_scheme
+from imageveil.schemes.base import shipped_schemes
 
+RESULTS = Path(__file__).parents[1] / "results"
 SIDE, LABEL, COLUMNS, GAP = 80, 14, 6, 6
 KEY = bytes(range(32))
 """A fixed key, so that the sheet is the same every time; never use such a key for images."""
 
 
 def sheet_schemes() -> dict[str, Scheme]:
-    """Every scheme that needs no training, plain images first; `class` with a network that predicts at random."""
+    """Every scheme: plain, learned, keyed, controls; `class` with a network that predicts at random."""
     kinds: dict[str, Any] = dict(SCHEMES)
     schemes: dict[str, Scheme] = {"none": kinds["none"]()}
+    learned = {name: name for name in shipped_schemes()}
+    learned |= {path.stem: str(path) for path in sorted((RESULTS / "schemes").glob("*.safetensors"))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the shipped one says that it is public
+        schemes |= {name: load_scheme(path) for name, path in learned.items()}
     for name, kind in sorted(kinds.items(), key=lambda item: (item[1].kind == "control", item[0])):
         if hasattr(kind, "generate") and name != "none":
             schemes[name] = kind() if name == "blur" else kind(KEY)
