@@ -137,7 +137,8 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         "## Beside the paper's objective to the letter",
         "",
         "`gan-literal` is learned by Eq. 1 to 9 as they stand: towards preliminary protected images (of which its "
-        f"frozen VGG13 classifies {percent(literal.training['preliminary']['classified_right'])} right), gamma1 = -1, "
+        f"frozen VGG13, of {percent(literal.training['classifier']['accuracy'])} on plain test images, classifies "
+        f"{percent(literal.training['preliminary']['classified_right'])} right), gamma1 = -1, "
         "without a viewer and without a warm start (preset `literal`). It does not ship. The perceptual distance (6) "
         "has no bound, and at the scale at which features have mean 1 it drowns everything else: at the last step it "
         f"is {last['L_p']:.0f}, the loss (8) of the VGG13 {last['L_c']:.1f} (guessing has 2.3), and the images are all "
@@ -175,6 +176,17 @@ MEASURED = {
     "attack": ("ssim", "mse_var", "reid_within"),
 }
 """What `imageveil info` shows of a scheme's records, by their task."""
+
+
+def theta_line(records: list[dict[str, Any]]) -> str:
+    """What h_theta reaches, one sentence with its source."""
+    row = next(r for r in records if r["task"] == "classify" and r["preset"] == "theta")
+    low, high = row["intervals"]["accuracy"]
+    return (
+        f"h_theta, the VGG13 of Eq. 3 and 8, reaches {percent(row['metrics']['accuracy'])} on plain images of "
+        f"{row['data']} ({percent(low)} to {percent(high)}, n {row['n']:,}, {row['seconds'] / 60:.0f} minutes): "
+        f"{source(row)}."
+    )
 
 
 def measured(name: str) -> dict[str, dict[str, Any]]:
@@ -224,6 +236,8 @@ def card(name: str) -> str:
         "",
         *accuracy_rows(records, name),
         "",
+        theta_line(records),
+        "",
         "## What a viewer sees",
         "",
         "The protected images themselves, without any attack, after rounding to 8 bits. SSIM as scikit-image defines "
@@ -236,6 +250,13 @@ def card(name: str) -> str:
         "contrast, but the matchers find the photograph in it: it is in there, and not far below the surface.",
         "",
         *similarity_rows(records, name),
+        "",
+        "The first 64 test images of CIFAR-10 and the first 16 of photos96, plain on the left, drawn by "
+        f"`imageveil sheet {name} --data DATA --images N --out FILE`:",
+        "",
+        f"![64 images of CIFAR-10]({name}-cifar10.png)",
+        "",
+        f"![16 photographs of 96 pixels]({name}-photos96.png)",
         "",
         *literal_section(records, scheme),
         *ablation_section(),
