@@ -149,9 +149,6 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         "",
         *beside_rows(records, [scheme, *(open_learned(str(path)) for path in sorted(BESIDE.glob("*.safetensors")))]),
         "",
-        "`transform` is the transformation network without a GAN (Ito et al. 2020): the loss of the frozen h_theta "
-        "minus 0.01 times (6), in the width and budget of `quick`. It does not ship either.",
-        "",
     ]
 
 
