@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from imageveil.errors import UsageError
 from imageveil.networks.resnet import ResNet18
 from imageveil.networks.vgg import VGG13, QuickNet
 
@@ -21,7 +22,7 @@ def describe_classifier(name: str, classes: int, *, width: float = 1.0, inputs: 
         inputs: channels of the input; VGG13 takes images only.
 
     Raises:
-        ValueError: there is no such network, or it does not take so many channels.
+        UsageError: there is no such network, or it does not take so many channels.
     """
     if name == "quick":
         return {"classes": classes, "widths": [round(each * width) for each in (64, 256, 256)], "inputs": inputs}
@@ -29,6 +30,6 @@ def describe_classifier(name: str, classes: int, *, width: float = 1.0, inputs: 
         return {"classes": classes, "width": round(64 * width), "inputs": inputs}
     if name == "vgg13":
         if inputs != 3:
-            raise ValueError("vgg13 takes images only; put the adaptation network in front of quick or resnet18")
+            raise UsageError("vgg13 takes images only; put the adaptation network in front of quick or resnet18")
         return {"classes": classes}
-    raise ValueError(f"unknown network {name!r}; use quick, vgg13 or resnet18")
+    raise UsageError(f"unknown network {name!r}; use quick, vgg13 or resnet18")

@@ -54,10 +54,7 @@ def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3)
     Raises:
         UsageError: the preset names no known network, or one that takes images only.
     """
-    try:
-        arguments = describe_classifier(config.network, classes, width=config.width, inputs=inputs)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    arguments = describe_classifier(config.network, classes, width=config.width, inputs=inputs)
     return CLASSIFIERS[config.network](**arguments)
 
 
