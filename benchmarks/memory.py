@@ -30,7 +30,7 @@ def rate(*, keep: bool, batch: int, steps: int) -> float:
     device = Device(torch=torch.device("cpu"), bf16=has_fast_bf16())
     config = CLASSIFIER_PRESETS["quick"]()
     network = device.place(build_classifier(config, 10)).train()
-    optimizers = build_optimizers(network, config)
+    optimizers = build_optimizers(network, config, bf16=device.bf16)
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (batch,))
     begun = 0.0

@@ -58,8 +58,10 @@ def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3)
     return CLASSIFIERS[config.network](**arguments)
 
 
-def build_optimizers(network: nn.Module, config: ClassifierConfig) -> list[torch.optim.Optimizer]:
-    """Muon for filters and SGD for the rest, or SGD for everything."""
+def build_optimizers(
+    network: nn.Module, config: ClassifierConfig, *, bf16: bool = False
+) -> list[torch.optim.Optimizer]:
+    """Muon for filters and SGD for the rest, or SGD for everything; `bf16` as in `Device`."""
     learned = [p for p in network.parameters() if p.requires_grad]
     sgd: dict[str, Any] = {
         "lr": config.lr,
@@ -76,7 +78,9 @@ def build_optimizers(network: nn.Module, config: ClassifierConfig) -> list[torch
     # The shifts of batch norm learn much faster than weights (Jordan 2024); their decay per step stays the same.
     fast = {"lr": config.lr * config.shift_scale, "weight_decay": config.weight_decay / config.shift_scale}
     groups: list[dict[str, Any]] = [{"params": others}, {"params": shifts, **fast}]
-    return [Muon([p for p in learned if p.ndim == 4], lr=config.filter_lr), torch.optim.SGD(groups, **sgd)]
+    filters = [p for p in learned if p.ndim == 4]
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return [Muon(filters, lr=config.filter_lr, dtype=dtype), torch.optim.SGD(groups, **sgd)]
 
 
 def schedule(name: str, progress: float) -> float:
@@ -161,7 +165,7 @@ def train_classifier(
     if adaptation is not None:
         network = Adapted(adaptation, network)
     network = device.place(network).train()
-    optimizers = build_optimizers(network, config)
+    optimizers = build_optimizers(network, config, bf16=device.bf16)
     moving_average = get_ema_multi_avg_fn(config.averaging)
     average = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True) if config.averaging else None
     batch = min(config.batch, count)

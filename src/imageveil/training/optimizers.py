@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 
-def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
-    """Bring all singular values of a matrix near one by a quintic Newton-Schulz iteration, in bfloat16."""
-    x: Tensor = matrix.bfloat16()
+def orthogonalise(matrix: Tensor, steps: int = 3, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bring all singular values of a matrix near one by a quintic Newton-Schulz iteration, computed in `dtype`."""
+    x: Tensor = matrix.to(dtype)
     x = x / (x.norm() + 1e-7)
     tall = x.size(0) > x.size(1)
     if tall:
@@ -33,10 +33,15 @@ class Muon(torch.optim.Optimizer):
         params: weights of two or more dimensions; the first is the outputs.
         lr: step, relative to weights whose rows have a mean square norm of one.
         momentum: decay of the sum of gradients.
+        dtype: precision of the orthogonalisation, which bears bfloat16 well. A processor without such instructions
+            multiplies bfloat16 matrices forty times slower than float32 ones.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.6) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], *, lr: float, momentum: float = 0.6, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -52,4 +57,4 @@ class Muon(torch.optim.Optimizer):
                 total = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
                 update = weight.grad.add(total, alpha=group["momentum"])
                 weight.mul_(len(weight) ** 0.5 / weight.norm())
-                weight.add_(orthogonalise(update.flatten(1)).view(update.shape), alpha=-group["lr"])
+                weight.add_(orthogonalise(update.flatten(1), dtype=self.dtype).view(update.shape), alpha=-group["lr"])
