@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,10 +78,12 @@ def copying():
     class Copying(Attack):
         name: ClassVar[str] = "copying"
         runs: ClassVar[list[str]] = []
+        seeds: ClassVar[list[int]] = []
 
         def fit(self, known, conditions=None):
             self.require(known)
             self.runs.append(known.threat)
+            self.seeds.append(conditions.seed)
 
             class Found(Reconstruction):
                 def reconstruct(self, protected, labels=None):
@@ -296,6 +299,31 @@ def test_each_attack_runs_where_it_first_has_what_it_uses(copying):
         "oracle-inverse-network-network=residual",
     ]
     assert "statistics" in left_out("pairs", "tanaka", ("key-recovery",)) and left_out("pairs", "tanaka", ()) == []
+
+
+def test_attacks_that_train_run_with_three_seeds_in_paper():
+    once, thrice = (plan("tanaka", threats=("pairs",), preset=preset) for preset in ("quick", "paper"))
+    runs = Counter((cell.attack, str(cell.values)) for cell in thrice)
+    for cell in once:
+        assert runs[cell.attack, str(cell.values)] == (3 if ATTACKS[cell.attack].budgets else 1)
+    assert [cell.name for cell in thrice if cell.attack == "inverse-network" and not cell.values] == [
+        "pairs-100-inverse-network",
+        "pairs-100-inverse-network-run-2",
+        "pairs-100-inverse-network-run-3",
+    ]
+    assert len({cell.title for cell in thrice}) == len(thrice)
+
+
+def test_repeats_change_the_seed_of_the_attack_alone(key, folder, tmp_path, copying):
+    copying.budgets = {"paper": {}}
+    options = AuditOptions(threats=("ciphertext",), attacks=("copying",), preset="paper", seed=5, device=CPU)
+    run_audit(str(key), str(folder), tmp_path / "audit", options)
+    assert copying.seeds[-3:] == [5, 6, 7]
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "audit" / "cells").glob("*/record.json")]
+    assert sorted(cell["seed"] for cell in cells) == [5, 6, 7]
+    # The same copies, judged among the same candidates.
+    assert all(cell["metrics"] == cells[0]["metrics"] for cell in cells)
+    assert "<td>copying (run 3)</td>" in (tmp_path / "audit" / "index.html").read_text()
 
 
 def test_an_attack_with_values():

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -159,16 +159,17 @@ def attack_and_judge(
         test: held-out images.
         floor: the floors of `test`, if they are known already; None measures them.
         preset: the budget that the attack was made with, for the record.
-        conditions: device and run directory of an attack that trains; None takes the defaults.
+        conditions: seed, device and run directory of the attack; None takes the defaults with `seed`.
         recogniser: adds `recognition`; see `judge`.
-        seed: decides every random choice.
+        seed: decides every random choice of the judgement.
 
     Returns:
         A record of the task `attack`, and the reconstructions behind it. `seconds` is the attack alone, without the
         judgement; `attacker_protected`, `attacker_plain` and `attacker_pairs` say how many images it had.
     """
+    conditions = conditions or Conditions(seed=seed)
     begun = time.monotonic()
-    found = attack.fit(known, replace(conditions or Conditions(), seed=seed))
+    found = attack.fit(known, conditions)
     seconds = time.monotonic() - begun
     protected = protect_batches(scheme, test.images, test.keys)
     judged = judge(found, test.images, protected, test.labels, recogniser=recogniser, seed=seed)
@@ -183,7 +184,7 @@ def attack_and_judge(
         attack=attack.name,
         threat=known.threat,
         preset=preset if attack.budgets else EXACT,
-        seed=seed,
+        seed=conditions.seed,
         n=len(test),
         metrics=judged.metrics | attacker_figures(known),
         floors=floor,

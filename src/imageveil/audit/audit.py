@@ -136,7 +136,13 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
     commit()
     controls = load_controls(options.controls)
     subject = open_subject(target, data, options)
-    cells = plan(subject.algorithm, threats=options.threats, attacks=options.attacks, pairs=options.pairs)
+    cells = plan(
+        subject.algorithm,
+        threats=options.threats,
+        attacks=options.attacks,
+        pairs=options.pairs,
+        preset=options.preset,
+    )
     identity = {**subject.identity, "preset": options.preset, "seed": options.seed}
     RunDirectory(out, identity, options.device)
     rows = [] if (seen := _viewer(subject, out)) is None else [seen]
@@ -195,7 +201,8 @@ def _row(cell: Cell, subject: Subject, folder: Path, controls: Sequence[ControlR
             device=options.device,
             seed=options.seed,
         )
-        conditions = Conditions(seed=options.seed, device=options.device, folder=folder / "training")
+        seed = options.seed + cell.repeat
+        conditions = Conditions(seed=seed, device=options.device, folder=folder / "training")
         try:
             known = subject.knowledge(cell.threat, pairs=cell.pairs, cloud=cloud)
             found, pictures = subject.put_to(

@@ -6,7 +6,8 @@ A stronger threat model contains the weaker ones, so every attack is run where i
   weakest one asked for;
 - any other runs under each threat model it names, but not under `gradients` where it has already run under `oracle`;
 - under `pairs` it runs once for every number of pairs asked for;
-- an attack's variants beyond its first run only under the strongest of its threat models, where they get most.
+- an attack's variants beyond its first run only under the strongest of its threat models, where they get most;
+- in the budget `paper`, an attack that trains runs with three seeds, since one run may have been unlucky.
 
 The result of a threat model is the best over its own attacks and those of the threat models it contains.
 """
@@ -28,6 +29,9 @@ CONTAINS: dict[str, tuple[str, ...]] = {
 }
 """The weaker threat models that each contains."""
 
+SEEDS = {"paper": 3}
+"""How often an attack that trains is run in a budget; once in the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -38,25 +42,29 @@ class Cell:
         attack: name of the attack.
         values: fields that differ from its preset's.
         pairs: number of pairs under the threat `pairs`, else None.
+        repeat: which of an attack's runs it is; added to the audit's seed for the attack, not for who is judged.
     """
 
     threat: str
     attack: str
     values: Mapping[str, Any] = field(default_factory=dict)
     pairs: int | None = None
+    repeat: int = 0
 
     @property
     def name(self) -> str:
         """Name of its run directory."""
         threat = self.threat if self.pairs is None else f"{self.threat}-{self.pairs}"
-        return "-".join([threat, self.attack, *(f"{key}={value}" for key, value in self.values.items())])
+        repeat = [f"run-{self.repeat + 1}"] if self.repeat else []
+        return "-".join([threat, self.attack, *(f"{key}={value}" for key, value in self.values.items()), *repeat])
 
     @property
     def title(self) -> str:
         """The attack with the values that were given, as people read it."""
         given = ", ".join(f"{key} {value}" for key, value in self.values.items())
         pairs = "" if self.pairs is None else f"{self.pairs} pairs"
-        extra = ", ".join(part for part in (given, pairs) if part)
+        repeat = f"run {self.repeat + 1}" if self.repeat else ""
+        extra = ", ".join(part for part in (given, pairs, repeat) if part)
         return f"{self.attack} ({extra})" if extra else self.attack
 
     def make(self, preset: str) -> Attack:
@@ -97,7 +105,12 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def plan(
-    algorithm: str, *, threats: Sequence[str] = (), attacks: Sequence[str] = (), pairs: Sequence[int] = (100,)
+    algorithm: str,
+    *,
+    threats: Sequence[str] = (),
+    attacks: Sequence[str] = (),
+    pairs: Sequence[int] = (100,),
+    preset: str = "quick",
 ) -> list[Cell]:
     """Every cell of an audit, from the weakest threat model on.
 
@@ -106,6 +119,7 @@ def plan(
         threats: threat models; empty takes all.
         attacks: `name` or `name:field=value`; empty takes every attack in each of its variants.
         pairs: numbers of pairs under the threat `pairs`.
+        preset: budget of attacks that train.
 
     Raises:
         UsageError: something that was named does not exist, or no attack is left.
@@ -122,7 +136,12 @@ def plan(
             runs = threats_for(ATTACKS[name], chosen)
             if ATTACKS[name].applies_to(algorithm) and threat in (runs[-1:] if strongest_only else runs):
                 numbers: Sequence[int | None] = pairs if threat == "pairs" else (None,)
-                cells += [Cell(threat=threat, attack=name, values=values, pairs=number) for number in numbers]
+                repeats = range(SEEDS.get(preset, 1) if ATTACKS[name].budgets else 1)
+                cells += [
+                    Cell(threat=threat, attack=name, values=values, pairs=number, repeat=repeat)
+                    for number in numbers
+                    for repeat in repeats
+                ]
     if not cells:
         raise UsageError(
             f"no attack asked for applies to {algorithm} under {' or '.join(chosen)}; name other attacks or threats"

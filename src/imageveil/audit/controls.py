@@ -52,7 +52,7 @@ def run_control(
         test: held-out images to judge on.
         plain: unpaired plain images of another source; None takes half of `train`.
         preset: budget of an attack that trains.
-        conditions: device and run directory of an attack that trains; None takes the defaults.
+        conditions: device and run directory of an attack that trains; None takes the defaults, with `seed`.
         picture: PNG file to draw the first judged images to: plain, protected and reconstructed.
         seed: decides the key and every random choice.
 
@@ -63,7 +63,7 @@ def run_control(
     Raises:
         RunError: the picture cannot be written.
     """
-    conditions = conditions or Conditions()
+    conditions = replace(conditions or Conditions(), seed=seed)
     device = conditions.device
     options: dict[str, Any] = {"plain": plain, "images": control.images, "seed": seed}
     values = control.values

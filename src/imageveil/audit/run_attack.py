@@ -1,6 +1,7 @@
 """`imageveil attack`: one attack on one scheme, by names and paths."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -92,7 +93,9 @@ def run_attack(
     chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
     other = None if plain is None else load_arrays(plain, "train")
     train, test = load_arrays(data, "train"), load_arrays(data, "test")
-    conditions = Conditions(folder=run) if device is None else Conditions(folder=run, device=device)
+    conditions = Conditions(seed=seed, folder=run)
+    if device is not None:
+        conditions = replace(conditions, device=device)
     eye = None if recogniser is None else Recogniser.open(recogniser, test, opened, conditions.device)
     cloud = Cloud(
         classifier=classifier,
