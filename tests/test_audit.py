@@ -15,13 +15,15 @@ from PIL import Image
 from imageveil import cli
 from imageveil.attacks import ATTACKS, THREATS, Attack, Reconstruction, make_attack
 from imageveil.audit import audit as audit_module
+from imageveil.audit import control_table
 from imageveil.audit.attack import build_knowledge
 from imageveil.audit.audit import AuditOptions, left_out, run_audit
 from imageveil.audit.breaks import breaks_table
-from imageveil.audit.cells import Cell, parse_choice, plan, threats_for
+from imageveil.audit.cells import Cell, parse_choice, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.conclusion import conclude
 from imageveil.audit.control_state import ControlResult, as_json, load_controls, relevant, summarise, void_reason
+from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.verdict import Row, breaks, finding, judge_threat, outcome
 from imageveil.errors import UsageError
@@ -324,6 +326,24 @@ def test_repeats_change_the_seed_of_the_attack_alone(key, folder, tmp_path, copy
     # The same copies, judged among the same candidates.
     assert all(cell["metrics"] == cells[0]["metrics"] for cell in cells)
     assert "<td>copying (run 3)</td>" in (tmp_path / "audit" / "index.html").read_text()
+
+
+def test_what_an_attacker_has_trained_before():
+    cells = plan("learned", preset="paper", pairs=(100,))
+    named = {cell.name: trained_before(cell, cells, Path("cells")) for cell in cells}
+    first, second = (named[f"gradients-gradients-start=inverse{run}"] for run in ("", "-run-2"))
+    assert first["inverse-network"] == Path("cells/oracle-inverse-network/training")
+    assert second["inverse-network"] == Path("cells/oracle-inverse-network-run-2/training")
+    # Whoever has nothing but protected images, or a few pairs, had no oracle to train with.
+    assert named["ciphertext-gan"] == {} and "inverse-network" not in named["recipe-sdar"]
+    assert "inverse-network" not in trained_before(Cell(threat="pairs", attack="gan"), cells, Path("cells"))
+
+
+def test_a_control_starts_from_what_another_has_trained(tmp_path):
+    search = next(row for row in CONTROLS if row.attack == "gradients")
+    inverse = next(row for row in CONTROLS if (row.attack, row.scheme) == ("inverse-network", search.scheme))
+    assert control_table.trained_before(search, tmp_path) == {"inverse-network": tmp_path / inverse.name}
+    assert control_table.trained_before(inverse, tmp_path) == {}
 
 
 def test_an_attack_with_values():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imageveil.attacks import Conditions, Knowledge, make_attack
-from imageveil.attacks.gan import duel, seeded
+from imageveil.attacks.gan import Generated, duel, is_negative, seeded
 from imageveil.attacks.knowledge import Pairs, PublicScheme
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
@@ -260,6 +260,37 @@ def test_a_pixel_generator_learns_how_bright_plain_images_are(tiles):
     shown = attack.fit(given, CONDITIONS).reconstruct(255 - dark[:128]).float()
     errors = [(guess - dark[:128].float()).square().mean() for guess in (shown, 255 - dark[:128].float())]
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_mean_images_tell_a_negative(photograph):
+    # Windows of one photograph, most of them brighter above than below.
+    rows = torch.arange(0, 160, 8)
+    windows = torch.stack([photograph[:, y : y + 32, x : x + 32] for y in rows for x in range(0, 320, 16)])
+    slope = torch.linspace(40, -40, 32)[:, None]
+    images = (windows.float() * 0.6 + 51 + slope).clamp(0, 255).byte()
+    half, other = images[::2], images[1::2]
+    assert is_negative(255 - half, other) and not is_negative(half, other)
+    faint = (128 + (half.float() - 128) / 4).byte()
+    assert is_negative(255 - faint, other) and not is_negative(faint, other)
+    # The negative of a dark image is bright, whichever way its brightness runs.
+    assert not is_negative(63 - half // 4, other // 4)
+    # Where no picture shows in the mean, nothing is turned.
+    assert not is_negative(half[torch.randperm(len(half))][..., torch.randperm(32), :], other)
+
+
+class Negatives(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return 1 - images
+
+
+def test_what_a_generator_learned_as_negatives_is_turned(tiles):
+    bright_above = (tiles.float() * 0.5 + 64 + torch.linspace(40, -40, 32)[:, None]).byte()
+    given = known("none", bright_above[::2], bright_above[1::2])
+    found = Generated(Negatives(), CONDITIONS, given)
+    assert torch.equal(found.reconstruct(bright_above[:4]), bright_above[:4]) and found.figures() == {"negated": 1}
+    # Pairs have settled it.
+    found = Generated(Negatives(), CONDITIONS)
+    assert torch.equal(found.reconstruct(bright_above[:4]), 255 - bright_above[:4]) and found.figures() == {}
 
 
 # Controls

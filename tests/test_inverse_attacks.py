@@ -318,6 +318,22 @@ def test_gradients_over_weights_and_from_a_start(tiles):
         make_attack("gradients", {"prior": "network", "start": "inverse"})
 
 
+def test_gradients_start_from_an_inverse_network_that_was_trained_before(tiles, tmp_path):
+    given = known("gradients", "random-conv", tiles[:32])
+    before = Conditions(seed=3, device=CPU, folder=tmp_path / "before")
+    inverse = make_attack("inverse-network", TINY | {"steps": 3}).fit(given, before)
+    attack = make_attack("gradients", {"start": "inverse", "inverse_steps": 1, "steps": 1}, preset="smoke")
+    trained = {"inverse-network": tmp_path / "before", "gan": tmp_path}
+    found = attack.fit(given, Conditions(device=CPU, folder=tmp_path / "own", trained=trained))
+    assert torch.equal(found.first.reconstruct(given.protected), inverse.reconstruct(given.protected))
+    assert not (tmp_path / "own").exists()
+    # One that is not finished is no use: another is trained.
+    (tmp_path / "before" / "results.json").unlink()
+    found = attack.fit(given, Conditions(device=CPU, folder=tmp_path / "own", trained=trained))
+    assert (tmp_path / "own" / "results.json").is_file()
+    assert not torch.equal(found.first.reconstruct(given.protected), inverse.reconstruct(given.protected))
+
+
 def test_total_variation():
     images = torch.zeros(2, 3, 4, 4)
     images[1, :, 2:] = 1

@@ -31,11 +31,14 @@ class Conditions:
         seed: decides every random choice.
         device: where networks of attacks that learn are trained.
         folder: run directory of an attack that learns, for resuming; None keeps nothing.
+        trained: run directories of attacks by name that this attacker may have run before on the same scheme. What is
+            finished there need not be trained again.
     """
 
     seed: int = 0
     device: Device = field(default_factory=lambda: Device(torch=torch.device("cpu"), bf16=has_fast_bf16()))
     folder: Path | None = None
+    trained: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Reconstruction(ABC):

@@ -24,6 +24,15 @@ from imageveil.training.loop import epoch_batches
 
 GENERATORS = ("auto", "pixel", "block", "unet")
 ADAM_BETAS = (0.5, 0.999)
+SIGN_IMAGES = 2000
+"""Protected images whose guesses tell whether they are negatives."""
+
+AGREEMENT = 0.5
+"""Correlation of two mean images from which on they are taken for each other, or for each other's negative."""
+
+BRIGHTNESS = 0.5
+"""How far the mean brightness of the negatives may be off, in standard deviations of plain values."""
+
 BLOCK = 4
 """Pixels on the side of the block generator's blocks against a scheme that has no blocks."""
 
@@ -93,7 +102,7 @@ class GANAttack(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(generator, conditions)
+        return Generated(generator, conditions, knowledge)
 
     def make_generator(self, scheme: PublicScheme) -> nn.Module:
         """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
@@ -108,14 +117,50 @@ class GANAttack(Attack):
 
 
 class Generated(Reconstruction):
-    """A generator that has been learned: float images in [0, 1] to float images in [0, 1]."""
+    """A generator that has been learned: float images in [0, 1] to float images in [0, 1].
 
-    def __init__(self, generator: nn.Module, conditions: Conditions) -> None:
+    The negative of a picture has nearly the edges and textures of one, so that a generator may learn either. Which it
+    was is told afterwards by the mean images (`is_negative`); this is not part of the published attacks.
+
+    Args:
+        generator: the network.
+        conditions: where it runs.
+        knowledge: what it was learned from without pairs; None where pairs have settled the sign.
+    """
+
+    def __init__(self, generator: nn.Module, conditions: Conditions, knowledge: Knowledge | None = None) -> None:
         self.generator, self.conditions = generator, conditions
+        self.negative: bool | None = None
+        if knowledge is not None:
+            height, width = knowledge.plain.shape[-2:]
+            guesses = to_images(generator, knowledge.protected[:SIGN_IMAGES], conditions)[..., :height, :width]
+            self.negative = is_negative(guesses, knowledge.plain)
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Send the images through the generator; see `Reconstruction.reconstruct`."""
-        return to_images(self.generator, protected, self.conditions)
+        shown = to_images(self.generator, protected, self.conditions)
+        return 255 - shown if self.negative else shown
+
+    def figures(self) -> dict[str, float]:
+        """Whether guesses were turned into their negatives."""
+        return {} if self.negative is None else {"negated": float(self.negative)}
+
+
+def is_negative(guesses: Tensor, plain: Tensor) -> bool:
+    """Whether images look like negatives of plain ones of the same kind.
+
+    The mean of many photographs is a picture itself, bright where skies are. A generator that works on blocks or pixels
+    and a discriminator without positions know nothing of it, so it can tell what they could not. Where the mean images
+    hardly agree either way, or negatives would be too bright or too dark, nothing is said.
+
+    Args:
+        guesses: uint8 (N, 3, H, W).
+        plain: uint8 (M, 3, H, W), any images of the kind.
+    """
+    ours, theirs = (images.float().mean(dim=(0, 1)) for images in (guesses, plain))
+    agreement = torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1]
+    off = (255 - ours.mean() - theirs.mean()).abs()
+    return bool(agreement < -AGREEMENT and off < BRIGHTNESS * plain.float().std())
 
 
 class Unpaired:

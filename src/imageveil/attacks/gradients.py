@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
-from imageveil.attacks.inverse_network import InverseNetwork, train_inverse
+from imageveil.attacks.inverse_network import InverseNetwork, train_inverse, trained_before
 from imageveil.attacks.knowledge import Knowledge, Transformation
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
@@ -33,13 +33,13 @@ class Gradients(Attack):
 
     Attributes:
         prior: `image` optimises pixels under total variation; `network` the weights of a random U-Net.
-        start: `mean`, the mean of the plain images; or `inverse`, the answer of an inverse network that is trained
-            first. For `prior=image` only.
+        start: `mean`, the mean of the plain images; or `inverse`, the answer of an inverse network: of one that was
+            trained on the scheme before (`Conditions.trained`), else one is trained first. For `prior=image` only.
         steps: number of steps.
         lr: Adam's rate, falling to zero along a cosine.
         variation: weight of the total variation, per pixel, beside the squared error per value.
         batch: images at once; decides memory, and nothing of the answer for `prior=image`.
-        inverse_steps: steps of the inverse network that `start=inverse` trains.
+        inverse_steps: steps of the inverse network where `start=inverse` trains one.
     """
 
     name: ClassVar[str] = "gradients"
@@ -49,6 +49,8 @@ class Gradients(Attack):
         "quick": {},
         "smoke": {"steps": 20, "inverse_steps": 20},
     }
+
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"start": "inverse"}, {"prior": "network"})
 
     prior: str = "image"
     start: str = "mean"
@@ -75,8 +77,8 @@ class Gradients(Attack):
         assert knowledge.transformation is not None
         first: Reconstruction | None = None
         if self.start == "inverse":
-            recipe = InverseNetwork(steps=self.inverse_steps)
-            first = train_inverse(recipe, knowledge, knowledge.oracle, conditions)
+            recipe, where = trained_before(conditions) or (InverseNetwork(steps=self.inverse_steps), conditions)
+            first = train_inverse(recipe, knowledge, knowledge.oracle, where)
         mean = knowledge.plain.float().mean(dim=0) / 255
         return Search(self, knowledge.transformation, mean, first, conditions)
 

@@ -4,8 +4,9 @@ The inverse transformation network of Ito, Kinoshita and Kiya (arXiv 2008.03143)
 scheme: the attacker knows the published algorithm.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -235,6 +236,24 @@ def train_inverse(
         stop_after=stop_after,
     )
     return Inverse(network, conditions, len(pairs))
+
+
+def trained_before(conditions: Conditions) -> tuple[InverseNetwork, Conditions] | None:
+    """An inverse network that was trained on the same scheme before, and the conditions to read it back under.
+
+    Args:
+        conditions: of an attack that can use one.
+
+    Returns:
+        What `train_inverse` takes to read the network instead of training it; None where none is finished.
+    """
+    folder = conditions.trained.get(InverseNetwork.name)
+    if folder is None or not (folder / "results.json").is_file():
+        return None
+    values = json.loads((folder / "config.json").read_text())
+    own = {name: values[name] for name in InverseNetwork.values()}
+    attack = InverseNetwork(**own | {"widths": tuple(own["widths"])})
+    return attack, replace(conditions, folder=folder, seed=values["seed"])
 
 
 def make_front(name: str, scheme: PublicScheme, size: tuple[int, int]) -> Front:

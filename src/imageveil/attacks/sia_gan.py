@@ -124,7 +124,7 @@ class SIAGAN(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(generator, conditions)
+        return Generated(generator, conditions, knowledge)
 
     def make_classifier(self, knowledge: Knowledge, classes: int, widths: tuple[int, int, int]) -> nn.Module:
         """The classifier, whose first layer is set from plain images."""

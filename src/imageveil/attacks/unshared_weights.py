@@ -75,7 +75,8 @@ class UnsharedWeights(Attack):
         optimizer = torch.optim.SGD(network.parameters(), lr=self.rate, momentum=MOMENTUM, weight_decay=DECAY)
         networks = {"map": network}
         optimizers: list[torch.optim.Optimizer] = [optimizer]
-        if knowledge.known_pairs is None and knowledge.oracle is None:
+        paired = knowledge.known_pairs is not None or knowledge.oracle is not None
+        if not paired:
             [discriminator] = seeded(conditions, AttackDiscriminator, start=start_weights)
             networks["discriminator"] = discriminator
             optimizers.append(torch.optim.Adam(discriminator.parameters(), lr=DISCRIMINATOR_RATE, betas=ADAM_BETAS))
@@ -115,4 +116,4 @@ class UnsharedWeights(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(network, conditions)
+        return Generated(network, conditions, None if paired else knowledge)

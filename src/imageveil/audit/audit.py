@@ -8,7 +8,7 @@ a record and continues trained attacks where they were stopped.
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ import torch
 
 from imageveil.attacks import ATTACKS, THREATS, Conditions
 from imageveil.audit.audit_page import audit_page
-from imageveil.audit.cells import CONTAINS, Cell, check_threats, parse_choice, plan, threats_for
+from imageveil.audit.cells import (
+    CONTAINS,
+    TRAINING,
+    Cell,
+    check_threats,
+    parse_choice,
+    plan,
+    threats_for,
+    trained_before,
+)
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.conclusion import conclude, verdict_lines
 from imageveil.audit.control_state import ControlResult, load_controls, void_reason
@@ -148,7 +157,8 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
     rows = [] if (seen := _viewer(subject, out)) is None else [seen]
     for number, cell in enumerate(cells):
         _progress(number, cells, cell, begun)
-        rows.append(_row(cell, subject, out / "cells" / cell.name, controls, options))
+        trained = trained_before(cell, cells, out / "cells")
+        rows.append(_row(cell, subject, out / "cells" / cell.name, controls, options, trained))
     threats = [one for one in check_threats(options.threats) if one not in subject.impossible]
     verdicts = [
         judge_threat(threat, rows, missing=left_out(threat, subject.algorithm, options.attacks)) for threat in threats
@@ -185,7 +195,14 @@ def _viewer(subject: Subject, out: Path) -> Row | None:
     return Row(title="looking, without an attack", threat=THREATS[0], record=found, outcome=finding(found))
 
 
-def _row(cell: Cell, subject: Subject, folder: Path, controls: Sequence[ControlResult], options: AuditOptions) -> Row:
+def _row(
+    cell: Cell,
+    subject: Subject,
+    folder: Path,
+    controls: Sequence[ControlResult],
+    options: AuditOptions,
+    trained: Mapping[str, Path],
+) -> Row:
     """One cell: its stored record, or that of running it now."""
     common: dict[str, Any] = {"title": cell.title, "threat": cell.threat, "folder": folder.name}
     path = folder / "record.json"
@@ -202,7 +219,7 @@ def _row(cell: Cell, subject: Subject, folder: Path, controls: Sequence[ControlR
             seed=options.seed,
         )
         seed = options.seed + cell.repeat
-        conditions = Conditions(seed=seed, device=options.device, folder=folder / "training")
+        conditions = Conditions(seed=seed, device=options.device, folder=folder / TRAINING, trained=trained)
         try:
             known = subject.knowledge(cell.threat, pairs=cell.pairs, cloud=cloud)
             found, pictures = subject.put_to(

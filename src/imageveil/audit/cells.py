@@ -14,6 +14,7 @@ The result of a threat model is the best over its own attacks and those of the t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from imageveil.attacks import ATTACKS, THREATS, Attack, make_attack
@@ -28,6 +29,9 @@ CONTAINS: dict[str, tuple[str, ...]] = {
     "gradients": ("ciphertext", "pairs", "oracle"),
 }
 """The weaker threat models that each contains."""
+
+TRAINING = "training"
+"""Name of the run directory of an attack that trains, below its cell's."""
 
 SEEDS = {"paper": 3}
 """How often an attack that trains is run in a budget; once in the others."""
@@ -59,6 +63,11 @@ class Cell:
         return "-".join([threat, self.attack, *(f"{key}={value}" for key, value in self.values.items()), *repeat])
 
     @property
+    def first(self) -> bool:
+        """Whether it is its attack's first variant."""
+        return self.values == ATTACKS[self.attack].variants[0]
+
+    @property
     def title(self) -> str:
         """The attack with the values that were given, as people read it."""
         given = ", ".join(f"{key} {value}" for key, value in self.values.items())
@@ -70,6 +79,27 @@ class Cell:
     def make(self, preset: str) -> Attack:
         """The attack in a budget; see `make_attack`."""
         return make_attack(self.attack, self.values, preset=preset)
+
+
+def trained_before(cell: Cell, cells: Sequence[Cell], folder: Path) -> dict[str, Path]:
+    """Run directories of other attacks that the attacker of a cell could have run, by name; see `Conditions.trained`.
+
+    Args:
+        cell: whose threat model must contain the others'.
+        cells: all of the audit.
+        folder: where their directories lie.
+
+    Returns:
+        Those of an attack's first variant with the same number of run; the strongest threat model's where several
+        match. Not those under `pairs`, who had little to learn from.
+    """
+    weaker = [threat for threat in CONTAINS[cell.threat] if threat != "pairs"]
+    return {
+        other.attack: folder / other.name / TRAINING
+        for threat in weaker
+        for other in cells
+        if (other.threat, other.repeat) == (threat, cell.repeat) and other.first
+    }
 
 
 def check_threats(threats: Sequence[str]) -> tuple[str, ...]:

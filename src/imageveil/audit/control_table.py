@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from imageveil.attacks.brute_force import short_key
@@ -140,6 +141,16 @@ def _positions(scheme: str, target: float, *, at_most: bool = False) -> Control:
         target=target,
         at_most=at_most,
     )
+
+
+def trained_before(control: Control, folder: Path) -> dict[str, Path]:
+    """Run directories below `folder` of attacks that the controls put to the same scheme under `oracle`, by name.
+
+    Nothing for a control whose own attacker could not have asked an oracle.
+    """
+    able = control.threat == "gradients"
+    like = [row for row in CONTROLS if able and (row.scheme, row.threat) == (control.scheme, "oracle")]
+    return {row.attack: folder / row.name for row in like if not row.values}
 
 
 GAN_IMAGES = 10_000

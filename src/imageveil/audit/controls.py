@@ -17,7 +17,7 @@ from imageveil.attacks import Conditions, knowledge, make_attack
 from imageveil.attacks.knowledge import protect_batches
 from imageveil.audit.attack import attack_and_judge, build_knowledge
 from imageveil.audit.cloud import Cloud
-from imageveil.audit.control_table import CONTROLS, Control
+from imageveil.audit.control_table import CONTROLS, Control, trained_before
 from imageveil.audit.sheets import write_sheet
 from imageveil.audit.short_run import short_run
 from imageveil.errors import UsageError
@@ -143,7 +143,9 @@ def run_controls(
     for row in sorted(chosen, key=lambda row: row.peer is not None):
         # Only now, after the peers have run.
         control = row.measured_by_peer(read_records(out), data=test.name, preset=preset)
-        conditions = Conditions(folder=None if run is None else run / control.name)
+        conditions = Conditions()
+        if run is not None:
+            conditions = Conditions(folder=run / control.name, trained=trained_before(control, run))
         if device is not None:
             conditions = replace(conditions, device=device)
         path = out / f"{control.name}-{test.name}.json"
