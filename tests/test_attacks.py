@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import ClassVar
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imageveil.attacks import ATTACKS, Attack, Matcher, Reconstruction, knowledge, make_attack
+from imageveil.attacks import ATTACKS, Attack, Conditions, Matcher, Reconstruction, knowledge, make_attack
 from imageveil.attacks.assignment import exchange_pairs, match_correlations
 from imageveil.attacks.block_interiors import BlockCorrelations, block_views, refine_places, settle_views
 from imageveil.attacks.block_statistics import block_values
@@ -30,6 +30,7 @@ from imageveil.images.arrays import ImageArrays
 from imageveil.records import FIELDS, write_json
 from imageveil.schemes import SCHEMES, Scheme
 from imageveil.schemes.pixelwise import ORDERS
+from imageveil.training.device import Device
 
 
 def crops(side: int, number: int, *photographs: np.ndarray) -> Tensor:
@@ -246,6 +247,17 @@ def test_an_attack_is_one_class(train: ImageArrays, test: ImageArrays, tmp_path)
         assert found["metrics"]["reid_top1"] <= 1 / len(test) + 1e-9
     finally:
         del ATTACKS["grey-for-a-test"]
+
+
+def test_seconds_include_what_was_trained_before(train, test, tmp_path) -> None:
+    scheme, attack = SCHEMES["block-negative"](bytes(32)), make_attack("gan", {"epochs": 1, "protected": 64})
+    known = build_knowledge("ciphertext", scheme, train, images=64)
+    conditions = Conditions(folder=tmp_path, device=Device(torch=torch.device("cpu"), bf16=False))
+    attack.fit(known, conditions)
+    (tmp_path / "results.json").write_text('{"seconds": 4321.0}')
+    assert attack_and_judge(attack, scheme, known, test, conditions=conditions)[0]["seconds"] == 4321
+    alone = attack_and_judge(attack, scheme, known, test, conditions=replace(conditions, folder=tmp_path / "other"))
+    assert 0 < alone[0]["seconds"] < 4321
 
 
 def test_values_are_read_by_their_type() -> None:

@@ -1,7 +1,9 @@
 """What attacks that train networks share: resumable training, and images out of a trained network."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,6 +102,13 @@ def learn(
         save_file(tensors, weights)
         run.finish({"seconds": seconds})
     return seconds
+
+
+def trained_seconds(folder: Path | None) -> float:
+    """Seconds of training in a run directory of `learn`, over all calls; 0 where nothing is finished there."""
+    if folder is None or not (folder / WEIGHTS).is_file():
+        return 0.0
+    return float(json.loads((folder / "results.json").read_text())["seconds"])
 
 
 def batch_for(batch: int, images: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from imageveil.attacks import Attack, Conditions, Knowledge, Matcher, Reconstruction, knowledge
 from imageveil.attacks.jigsaw import Assembly
 from imageveil.attacks.knowledge import THREATS, protect_batches
+from imageveil.attacks.learning import trained_seconds
 from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.floors import floors
 from imageveil.audit.intervals import wilson
@@ -165,12 +166,13 @@ def attack_and_judge(
 
     Returns:
         A record of the task `attack`, and the reconstructions behind it. `seconds` is the attack alone, without the
-        judgement; `attacker_protected`, `attacker_plain` and `attacker_pairs` say how many images it had.
+        judgement, with all that it has trained in its run directory before; `attacker_protected`, `attacker_plain` and
+        `attacker_pairs` say how many images it had.
     """
     conditions = conditions or Conditions(seed=seed)
     begun = time.monotonic()
     found = attack.fit(known, conditions)
-    seconds = time.monotonic() - begun
+    seconds = max(time.monotonic() - begun, trained_seconds(conditions.folder))
     protected = protect_batches(scheme, test.images, test.keys)
     judged = judge(found, test.images, protected, test.labels, recogniser=recogniser, seed=seed)
     if isinstance(found, Matcher):
