@@ -77,7 +77,8 @@ def run_control(
         if control.threat == "recipe":
             seen = knowledge.ciphertext(scheme, train, **options)
             recipe = {"preset": "smoke"} if preset == "smoke" else {"epochs": CLOUD_EPOCHS}
-            classifier = Cloud(device=device, seed=seed, **recipe).open(seen, train.classes)
+            cloud = None if conditions.folder is None else conditions.folder / "cloud"
+            classifier = Cloud(folder=cloud, device=device, seed=seed, **recipe).open(seen, train.classes)
             known = knowledge.recipe(scheme, train, classifier=classifier, public={}, **options)
         else:
             known = build_knowledge(control.threat, scheme, train, pairs=control.pairs, **options)
