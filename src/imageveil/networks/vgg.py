@@ -9,6 +9,10 @@ from imageveil.networks.normalise import Normalise
 VGG13_WIDTHS = ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512))
 
 
+BATCH_NORM_MOMENTUM = 0.4
+"""Share of the newest batch in the running statistics of `QuickNet`, whose weights move fast."""
+
+
 class VGG13(nn.Module):
     """VGG13 with batch normalisation (Simonyan and Zisserman 2014, configuration B), one linear layer on top.
 
@@ -39,20 +43,21 @@ class VGG13(nn.Module):
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, 2x2 max pooling, then `depth - 1` more convolutions; batch norm and ReLU after each."""
+    """Convolution, 2x2 max pooling, then `depth - 1` more convolutions; batch norm and an activation after each."""
 
-    def __init__(self, inputs: int, outputs: int, depth: int) -> None:
+    def __init__(self, inputs: int, outputs: int, depth: int, *, activation: nn.Module | None = None) -> None:
+        activation = nn.ReLU(inplace=True) if activation is None else activation
         layers: list[nn.Module] = [
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.MaxPool2d(2),
             nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
+            activation,
         ]
         for _ in range(depth - 1):
             layers += [
                 nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
+                activation,
             ]
         super().__init__(*layers)
 
@@ -61,7 +66,8 @@ class QuickNet(nn.Module):
     """A small, early-pooling VGG-like network in the manner of Jordan's CIFAR-10 speed runs (2024).
 
     Its first layer is not learned: it holds the principal axes of small patches of the training images and their
-    negatives (`whiten`), so that training starts from decorrelated inputs, whatever the images look like.
+    negatives (`whiten`), so that training starts from decorrelated inputs, whatever the images look like. Filters
+    start by passing on what they are given, batch norm has shifts and no scales, and the last layer starts near zero.
     Takes float images (N, 3, H, W) in [0, 1], at least 16 pixels on a side. Behind an adaptation network, whose
     features change while it learns, that layer is learned too and keeps its width.
 
@@ -88,10 +94,17 @@ class QuickNet(nn.Module):
         self.whitening = nn.Conv2d(inputs, previous, kernel)
         self.whitening.weight.requires_grad_(inputs != 3)
         for width in widths:
-            blocks.append(ConvBlock(previous, width, depth))
+            blocks.append(ConvBlock(previous, width, depth, activation=nn.GELU()))
             previous = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(previous, classes, bias=False)
+        nn.init.normal_(self.head.weight, std=1 / previous)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.dirac_(module.weight.data[: module.in_channels])
+            elif isinstance(module, nn.BatchNorm2d):
+                module.momentum = BATCH_NORM_MOMENTUM
+                module.weight.requires_grad_(False)
 
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:

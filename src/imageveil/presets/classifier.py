@@ -16,16 +16,19 @@ class ClassifierConfig:
         optimizer: `muon` (filters by Muon, the rest by SGD) or `sgd`.
         filter_lr: Muon's step for filters.
         lr: SGD's learning rate.
-        shift_scale: factor on that rate for the shifts of batch norm, with `muon`.
+        head_lr: SGD's learning rate of the last layer, with `muon`.
+        shift_lr: SGD's learning rate of the shifts of batch norm, with `muon`; they bear far more than weights do.
+        whitening_share: share of the run after which the shifts of a whitening layer stay as they are, with `muon`.
         momentum: SGD's Nesterov momentum.
-        weight_decay: SGD's weight decay.
+        weight_decay: SGD's weight decay; with `muon` the share by which what SGD learns shrinks in a step at first.
         schedule: `linear` (to zero), `one-cycle`, or `steps` (divided by 5 at 30, 60 and 80 % of the run).
         label_smoothing: share of the target spread over all labels.
         padding: pixels of the random crop.
         reflect: border of the crop by reflection, else black.
         alternate: mirror an image in every other epoch, so that two epochs show both sides of all (Jordan 2024);
             otherwise at random.
-        averaging: decay of the running average of the weights that is judged; 0 judges the last weights.
+        averaging: share of the run that the running average of the weights spans, which is judged; 0 judges the last
+            weights.
     """
 
     network: str = "quick"
@@ -35,7 +38,9 @@ class ClassifierConfig:
     optimizer: str = "muon"
     filter_lr: float = 0.18
     lr: float = 0.05
-    shift_scale: float = 16.0
+    head_lr: float = 0.01
+    shift_lr: float = 53.0
+    whitening_share: float = 0.375
     momentum: float = 0.85
     weight_decay: float = 2e-3
     schedule: str = "linear"
@@ -43,7 +48,7 @@ class ClassifierConfig:
     padding: int = 2
     reflect: bool = True
     alternate: bool = True
-    averaging: float = 0.95
+    averaging: float = 0.03
 
 
 def classifier_paper() -> ClassifierConfig:
@@ -72,17 +77,17 @@ def classifier_quick() -> ClassifierConfig:
 
 def classifier_theta() -> ClassifierConfig:
     """h_theta: VGG13 with batch norm on plain images."""
-    return ClassifierConfig(network="vgg13", epochs=13)
+    return ClassifierConfig(network="vgg13", epochs=13, head_lr=0.05, shift_lr=0.8, weight_decay=1e-4)
 
 
 def classifier_demo() -> ClassifierConfig:
-    """A narrow network for the few hundred photographs of the demo."""
-    return ClassifierConfig(width=0.25, epochs=10, batch=32, padding=8)
+    """A narrow network for the few hundred photographs of the demo; SGD's rates fall with the images a step."""
+    return ClassifierConfig(width=0.25, epochs=10, batch=32, head_lr=5e-4, shift_lr=2.5, weight_decay=1e-4, padding=8)
 
 
 def classifier_smoke() -> ClassifierConfig:
     """Seconds, for tests."""
-    return ClassifierConfig(width=0.125, epochs=2, batch=64)
+    return ClassifierConfig(width=0.125, epochs=2, batch=64, head_lr=1e-3, shift_lr=2.5, weight_decay=1e-4)
 
 
 CLASSIFIER_PRESETS: dict[str, Callable[[], ClassifierConfig]] = {

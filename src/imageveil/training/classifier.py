@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from imageveil.images.arrays import ImageArrays
 from imageveil.images.augment import crop_and_flip
 from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
 from imageveil.networks.classifiers import CLASSIFIERS, describe_classifier
-from imageveil.networks.vgg import QuickNet
+from imageveil.networks.resnet import ResNet18
+from imageveil.networks.vgg import VGG13, QuickNet
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.schemes.controls import ClassScheme
 from imageveil.training.device import Device, average_buffers, average_gradients
@@ -61,26 +62,42 @@ def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3)
 def build_optimizers(
     network: nn.Module, config: ClassifierConfig, *, bf16: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """Muon for filters and SGD for the rest, or SGD for everything; `bf16` as in `Device`."""
+    """Muon for filters and SGD for the rest, or SGD for everything; `bf16` as in `Device`.
+
+    A group's `share`, if it has one, is the share of the run in which its rate falls to zero (see `set_schedule`).
+    """
     learned = [p for p in network.parameters() if p.requires_grad]
-    sgd: dict[str, Any] = {
-        "lr": config.lr,
-        "momentum": config.momentum,
-        "nesterov": True,
-        "weight_decay": config.weight_decay,
-    }
+    sgd: dict[str, Any] = {"momentum": config.momentum, "nesterov": True}
     if config.optimizer == "sgd":
-        return [torch.optim.SGD(learned, **sgd)]
+        return [torch.optim.SGD(learned, lr=config.lr, weight_decay=config.weight_decay, **sgd)]
     if config.optimizer != "muon":
         raise UsageError(f"unknown optimizer {config.optimizer!r}; use muon or sgd")
-    shifts = [m.bias for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    others = [p for p in learned if p.ndim != 4 and not any(p is shift for shift in shifts)]
-    # The shifts of batch norm learn much faster than weights (Jordan 2024); their decay per step stays the same.
-    fast = {"lr": config.lr * config.shift_scale, "weight_decay": config.weight_decay / config.shift_scale}
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": shifts, **fast}]
+    left = {id(p): p for p in learned if p.ndim != 4}
+
+    def group(parameters: Iterable[nn.Parameter], rate: float, **extra: float) -> dict[str, Any]:
+        # A larger rate must not shrink its weights faster.
+        own = [left.pop(id(p)) for p in parameters if id(p) in left]
+        return {"params": own, "lr": rate, "weight_decay": config.weight_decay / rate, **extra}
+
+    # The shifts of batch norm learn much faster than weights (Jordan 2024).
+    modules = list(network.modules())
+    groups = [
+        group((m.bias for m in modules if isinstance(m, nn.BatchNorm2d)), config.shift_lr),
+        group(
+            (p for m in modules if isinstance(m, QuickNet) for p in m.whitening.parameters()),
+            config.shift_lr,
+            share=config.whitening_share,
+        ),
+        group(
+            (p for m in modules if isinstance(m, QuickNet | VGG13 | ResNet18) for p in m.head.parameters()),
+            config.head_lr,
+        ),
+        group(list(left.values()), config.lr),
+    ]
     filters = [p for p in learned if p.ndim == 4]
     dtype = torch.bfloat16 if bf16 else torch.float32
-    return [Muon(filters, lr=config.filter_lr, dtype=dtype), torch.optim.SGD(groups, **sgd)]
+    sgd_groups = [one for one in groups if one["params"]]
+    return [Muon(filters, lr=config.filter_lr, dtype=dtype), torch.optim.SGD(sgd_groups, lr=config.lr, **sgd)]
 
 
 def schedule(name: str, progress: float) -> float:
@@ -106,6 +123,14 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> Non
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             group["lr"] = group["initial_lr"] * factor
+
+
+def set_schedule(optimizers: Sequence[torch.optim.Optimizer], name: str, progress: float) -> None:
+    """Set every learning rate by its schedule after a share `progress` of the run; see `schedule`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * schedule(name, min(1.0, progress / group.get("share", 1.0)))
 
 
 def train_classifier(
@@ -166,11 +191,12 @@ def train_classifier(
         network = Adapted(adaptation, network)
     network = device.place(network).train()
     optimizers = build_optimizers(network, config, bf16=device.bf16)
-    moving_average = get_ema_multi_avg_fn(config.averaging)
-    average = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True) if config.averaging else None
     batch = min(config.batch, count)
     per_epoch = count // batch
     total = config.epochs * per_epoch
+    spanned = config.averaging * total
+    moving_average = get_ema_multi_avg_fn(1 - 1 / spanned) if spanned > 1 else None
+    average = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True) if moving_average else None
     first_mirrored = torch.rand(count, generator=step_generator(seed, 0, stream=7)) < 0.5
 
     def step_fn(step: int) -> dict[str, Tensor]:
@@ -182,7 +208,7 @@ def train_classifier(
         )
         if protection is not None and protection.live:
             views = protected(views, indices, generator)
-        set_rates(optimizers, schedule(config.schedule, step / total))
+        set_schedule(optimizers, config.schedule, step / total)
         with device.autocast():
             logits = network(device.batch(views)).float()
         target = labels[indices].to(device.torch)
