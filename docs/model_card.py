@@ -18,6 +18,32 @@ BESIDE = RESULTS / "schemes"
 """Learned schemes that are recorded for comparison and not shipped."""
 
 
+RECIPE = RESULTS / "recipe"
+"""What the present recipe `quick` reaches, until every row of the tables is made by it."""
+
+
+def table_records() -> list[dict[str, Any]]:
+    """The records that tables are made of, all classifiers among them by one recipe."""
+    folders = sorted(path for path in RESULTS.iterdir() if path.is_dir() and path != RECIPE)
+    return [row for folder in folders for row in read_records(folder)]
+
+
+def recipe_line() -> str:
+    """What plain images reach by the present recipe where the tables' rows are by the one before; else nothing."""
+    rows = read_records(RECIPE) if RECIPE.is_dir() else []
+    if not rows:
+        return ""
+    told = [
+        f"{row['data']} {percent(row['metrics']['accuracy'])} ({percent(row['intervals']['accuracy'][0])} to "
+        f"{percent(row['intervals']['accuracy'][1])}, n {row['n']:,}; {source(row)})"
+        for row in rows
+    ]
+    return (
+        "These classifiers are all by the recipe as it was at their commit, and compare with each other. It has become "
+        f"better since; plain images by the present one: {'; '.join(told)}."
+    )
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
@@ -198,7 +224,7 @@ def theta_line(records: list[dict[str, Any]]) -> str:
 def measured(name: str) -> dict[str, dict[str, Any]]:
     """The figures of a scheme's records by `quick`, each under what it was measured on, with those of plain images."""
     out: dict[str, dict[str, Any]] = {}
-    for row in read_records(RESULTS):
+    for row in table_records():
         ours = row["scheme"] == name or (row["scheme"] == "none" and row["task"] == "classify")
         if not ours or row["task"] not in MEASURED or row["preset"] not in (None, "quick") or row["void"]:
             continue
@@ -212,7 +238,7 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
 def card(name: str) -> str:
     """The card of a scheme, as Markdown."""
     scheme = open_learned(name)
-    records = read_records(RESULTS)
+    records = table_records()
     training = scheme.training
     transformation = training["transformation"]
     size = sum(tensor.numel() for tensor in scheme.network.parameters()) / 1e6

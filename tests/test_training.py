@@ -19,9 +19,11 @@ from imageveil.schemes import load_scheme
 from imageveil.training.classifier import (
     Protection,
     build_classifier,
+    build_optimizers,
     load_classifier,
     save_classifier,
     schedule,
+    set_schedule,
     train_classifier,
 )
 from imageveil.training.device import Device, open_device
@@ -34,7 +36,8 @@ from imageveil.training.run_directory import RunDirectory, flatten_state, unflat
 from imageveil.training.transformation import Ingredients, TransformationTrainer, forward_shape
 
 CPU = Device(torch=torch.device("cpu"), bf16=False)
-CLASSIFIER = replace(CLASSIFIER_PRESETS["smoke"](), epochs=2, batch=32)
+# A fifth of the run for the average, so that there is one in so few steps.
+CLASSIFIER = replace(CLASSIFIER_PRESETS["smoke"](), epochs=2, batch=32, averaging=0.2)
 TRANSFORMATION = TRANSFORMATION_PRESETS["smoke"]()
 
 
@@ -273,6 +276,46 @@ def test_classifiers_survive_saving_and_take_larger_images(name, tmp_path, tiles
     assert classes == list("abcdefg")
     assert torch.allclose(network(tiles[:4] / 255), again(tiles[:4] / 255), atol=0.02)
     assert again(photograph[None, :, :96, :96] / 255).shape == (1, 7)
+
+
+def test_every_weight_is_learned_once_and_none_shrinks_faster_for_a_larger_rate():
+    config = replace(CLASSIFIER_PRESETS["quick"](), width=0.25)
+    network = build_classifier(config, 10)
+    filters, rest = build_optimizers(network, config)
+    groups = [*filters.param_groups, *rest.param_groups]
+    learned = [id(p) for p in network.parameters() if p.requires_grad]
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(learned)
+    rates = {id(p): group["lr"] for group in rest.param_groups for p in group["params"]}
+    assert rates[id(network.head.weight)] == config.head_lr
+    assert rates[id(network.blocks[0][2].bias)] == rates[id(network.whitening.bias)] == config.shift_lr
+    for group in rest.param_groups:
+        assert group["lr"] * group["weight_decay"] == pytest.approx(config.weight_decay)
+    # The whitening layer's shifts stand still after their share of the run.
+    expected = {0.0: (1.0, 1.0), 0.2: (1 - 0.2 / 0.375, 0.8), 0.375: (0.0, 0.625), 0.9: (0.0, 0.1)}
+    for progress, (whitening, others) in expected.items():
+        set_schedule([filters, rest], "linear", progress)
+        for group in groups:
+            factor = whitening if "share" in group else others
+            assert group["lr"] == pytest.approx(group["initial_lr"] * factor)
+    assert sum("share" in group for group in groups) == 1
+
+
+def test_quick_net_starts_by_passing_on_what_it_is_given(tiles):
+    network = build_classifier(CLASSIFIER, 4).eval()
+    network.whiten(tiles.float() / 255)
+    whitened = torch.relu(network.whitening(network.normalise(tiles[:4].float() / 255)))
+    first = network.blocks[0][0](whitened)
+    passed = min(first.shape[1], whitened.shape[1])
+    assert torch.equal(first[:, :passed], whitened[:, :passed])
+    assert not any(m.weight.requires_grad for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_the_average_spans_a_share_of_the_run(data):
+    last, _ = train_classifier(data, replace(CLASSIFIER, averaging=0.0), seed=0, device=CPU)
+    # A sixteenth of sixteen steps is the last one alone.
+    for share, same in ((1 / 16, True), (0.2, False)):
+        averaged, _ = train_classifier(data, replace(CLASSIFIER, averaging=share), seed=0, device=CPU)
+        assert torch.equal(weights(averaged), weights(last)) == same
 
 
 def test_schedules_follow_their_definitions():
