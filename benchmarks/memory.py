@@ -18,8 +18,9 @@ import torch.nn.functional as F
 
 from imageveil import records
 from imageveil.presets import CLASSIFIER_PRESETS
-from imageveil.training.classifier import build_classifier, build_optimizers
+from imageveil.training.classifier import build_classifier
 from imageveil.training.device import Device, has_fast_bf16, keep_freed_memory
+from imageveil.training.optimizers import build_optimizers
 
 
 def rate(*, keep: bool, batch: int, steps: int) -> float:

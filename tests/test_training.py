@@ -19,17 +19,14 @@ from imageveil.schemes import load_scheme
 from imageveil.training.classifier import (
     Protection,
     build_classifier,
-    build_optimizers,
     load_classifier,
     save_classifier,
-    schedule,
-    set_schedule,
     train_classifier,
 )
 from imageveil.training.device import Device, open_device
 from imageveil.training.loop import epoch_batches, run_steps
 from imageveil.training.objectives import viewer_scores
-from imageveil.training.optimizers import orthogonalise
+from imageveil.training.optimizers import build_optimizers, orthogonalise, schedule, set_rates
 from imageveil.training.pipeline import balanced_subset, train_scheme
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.run_directory import RunDirectory, flatten_state, unflatten_state
@@ -293,7 +290,7 @@ def test_every_weight_is_learned_once_and_none_shrinks_faster_for_a_larger_rate(
     # The whitening layer's shifts stand still after their share of the run.
     expected = {0.0: (1.0, 1.0), 0.2: (1 - 0.2 / 0.375, 0.8), 0.375: (0.0, 0.625), 0.9: (0.0, 0.1)}
     for progress, (whitening, others) in expected.items():
-        set_schedule([filters, rest], "linear", progress)
+        set_rates([filters, rest], "linear", progress)
         for group in groups:
             factor = whitening if "share" in group else others
             assert group["lr"] == pytest.approx(group["initial_lr"] * factor)

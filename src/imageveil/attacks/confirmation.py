@@ -17,9 +17,9 @@ from imageveil.attacks.knowledge import Knowledge, Transformation
 from imageveil.attacks.learning import learn
 from imageveil.errors import UsageError
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
-from imageveil.training.classifier import schedule, set_rates
 from imageveil.training.device import average_gradients
 from imageveil.training.loop import epoch_batches
+from imageveil.training.optimizers import set_rates
 
 LENGTH = 128
 """Values in which a trained matcher describes an image."""
@@ -91,7 +91,7 @@ class Confirmation(Attack):
         right = torch.arange(batch, device=device.torch)
 
         def step(number: int) -> dict[str, Tensor]:
-            set_rates([optimizer], schedule("cosine", number / self.steps))
+            set_rates([optimizer], "cosine", number / self.steps)
             given = pairs.at(number // max(len(pairs) // batch, 1))
             picked = epoch_batches(len(pairs), batch, seed, number, device)
             with device.autocast():

@@ -17,8 +17,8 @@ from imageveil.attacks.inverse_network import InverseNetwork, train_inverse, tra
 from imageveil.attacks.knowledge import Knowledge, Transformation
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
-from imageveil.training.classifier import schedule, set_rates
 from imageveil.training.loop import step_generator
+from imageveil.training.optimizers import set_rates
 
 NOISE_CHANNELS = 3
 NETWORK_BATCH = 8
@@ -124,7 +124,7 @@ class Search(Reconstruction):
         free = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([free], lr=self.attack.lr)
         for step in range(self.attack.steps):
-            set_rates([optimizer], schedule("cosine", step / self.attack.steps))
+            set_rates([optimizer], "cosine", step / self.attack.steps)
             optimizer.zero_grad()
             # Sums over images and values: no image depends on another, and the gradients of single values, millionths
             # as means, stay far above the 1e-8 that Adam adds to its denominator.
@@ -143,7 +143,7 @@ class Search(Reconstruction):
         noise = torch.rand(len(wanted), NOISE_CHANNELS, *wanted.shape[2:], generator=generator)
         optimizer = torch.optim.Adam(network.parameters(), lr=0.2 * self.attack.lr)
         for step in range(self.attack.steps):
-            set_rates([optimizer], schedule("cosine", step / self.attack.steps))
+            set_rates([optimizer], "cosine", step / self.attack.steps)
             optimizer.zero_grad()
             with self.conditions.device.autocast():
                 images = network(noise).float()

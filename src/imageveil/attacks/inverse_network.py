@@ -28,9 +28,9 @@ from imageveil.networks.reconstructors import (
     PositionFront,
     Reconstructor,
 )
-from imageveil.training.classifier import schedule, set_rates
 from imageveil.training.device import average_gradients
 from imageveil.training.loop import epoch_batches, step_generator
+from imageveil.training.optimizers import set_rates
 
 FRONTS = {
     "learned": "field",
@@ -213,7 +213,7 @@ def train_inverse(
     batch = min(batch_for(attack.batch, knowledge.protected), len(pairs))
 
     def step(number: int) -> dict[str, Tensor]:
-        set_rates([optimizer], schedule("cosine", number / attack.steps))
+        set_rates([optimizer], "cosine", number / attack.steps)
         given = pairs.at(number // max(len(pairs) // batch, 1))
         picked = epoch_batches(len(pairs), batch, seed, number, device)
         with device.autocast():

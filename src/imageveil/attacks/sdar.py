@@ -23,8 +23,8 @@ from imageveil.networks.reconstructors import LabelFront, Reconstructor
 from imageveil.networks.sdar import ConvSimulator, LabelledCritic
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes.controls import SLOPE, RandomConvScheme
-from imageveil.training.classifier import schedule, set_rates
 from imageveil.training.loop import epoch_batches, step_generator
+from imageveil.training.optimizers import set_rates
 
 BATCH_AT_ONCE = 250
 
@@ -152,7 +152,7 @@ class Game:
     def step(self, number: int) -> dict[str, Tensor]:
         """One step of simulator and decoder, then one of the discriminators."""
         attack, device, seed = self.attack, self.conditions.device, self.conditions.seed
-        set_rates(self.optimizers, schedule("cosine", number / attack.steps))
+        set_rates(self.optimizers, "cosine", number / attack.steps)
         generator = step_generator(seed, number)
         of_plain = epoch_batches(len(self.knowledge.plain), self.batch, seed, number, device)
         of_protected = epoch_batches(len(self.knowledge.protected), self.batch, seed + 1, number, device)

@@ -1,9 +1,8 @@
 """Training and judging classifiers: h_theta on plain images, and the cloud's networks on protected ones."""
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from imageveil.images.arrays import ImageArrays
 from imageveil.images.augment import crop_and_flip
 from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
 from imageveil.networks.classifiers import CLASSIFIERS, describe_classifier
-from imageveil.networks.resnet import ResNet18
-from imageveil.networks.vgg import VGG13, QuickNet
+from imageveil.networks.vgg import QuickNet
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.schemes.controls import ClassScheme
 from imageveil.training.device import Device, average_buffers, average_gradients
 from imageveil.training.loop import epoch_batches, run_steps, step_generator
-from imageveil.training.optimizers import Muon
+from imageveil.training.optimizers import build_optimizers, set_rates
 from imageveil.training.run_directory import RunDirectory
 
 WHITENING_IMAGES = 2000
@@ -57,80 +55,6 @@ def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3)
     """
     arguments = describe_classifier(config.network, classes, width=config.width, inputs=inputs)
     return CLASSIFIERS[config.network](**arguments)
-
-
-def build_optimizers(
-    network: nn.Module, config: ClassifierConfig, *, bf16: bool = False
-) -> list[torch.optim.Optimizer]:
-    """Muon for filters and SGD for the rest, or SGD for everything; `bf16` as in `Device`.
-
-    A group's `share`, if it has one, is the share of the run in which its rate falls to zero (see `set_schedule`).
-    """
-    learned = [p for p in network.parameters() if p.requires_grad]
-    sgd: dict[str, Any] = {"momentum": config.momentum, "nesterov": True}
-    if config.optimizer == "sgd":
-        return [torch.optim.SGD(learned, lr=config.lr, weight_decay=config.weight_decay, **sgd)]
-    if config.optimizer != "muon":
-        raise UsageError(f"unknown optimizer {config.optimizer!r}; use muon or sgd")
-    left = {id(p): p for p in learned if p.ndim != 4}
-
-    def group(parameters: Iterable[nn.Parameter], rate: float, **extra: float) -> dict[str, Any]:
-        # A larger rate must not shrink its weights faster.
-        own = [left.pop(id(p)) for p in parameters if id(p) in left]
-        return {"params": own, "lr": rate, "weight_decay": config.weight_decay / rate, **extra}
-
-    # The shifts of batch norm learn much faster than weights (Jordan 2024).
-    modules = list(network.modules())
-    groups = [
-        group((m.bias for m in modules if isinstance(m, nn.BatchNorm2d)), config.shift_lr),
-        group(
-            (p for m in modules if isinstance(m, QuickNet) for p in m.whitening.parameters()),
-            config.shift_lr,
-            share=config.whitening_share,
-        ),
-        group(
-            (p for m in modules if isinstance(m, QuickNet | VGG13 | ResNet18) for p in m.head.parameters()),
-            config.head_lr,
-        ),
-        group(list(left.values()), config.lr),
-    ]
-    filters = [p for p in learned if p.ndim == 4]
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    sgd_groups = [one for one in groups if one["params"]]
-    return [Muon(filters, lr=config.filter_lr, dtype=dtype), torch.optim.SGD(sgd_groups, lr=config.lr, **sgd)]
-
-
-def schedule(name: str, progress: float) -> float:
-    """Factor on the learning rate after a share `progress` of the run.
-
-    Raises:
-        UsageError: the schedule is unknown.
-    """
-    if name == "linear":
-        return 1 - progress
-    if name == "one-cycle":
-        return progress / 0.2 if progress < 0.2 else (1 - progress) / 0.8
-    if name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if name == "steps":
-        return 0.2 ** sum(progress >= at for at in (0.3, 0.6, 0.8))
-    raise UsageError(f"unknown schedule {name!r}; use linear, one-cycle, cosine or steps")
-
-
-def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
-    """Set every learning rate to its initial value times `factor`."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * factor
-
-
-def set_schedule(optimizers: Sequence[torch.optim.Optimizer], name: str, progress: float) -> None:
-    """Set every learning rate by its schedule after a share `progress` of the run; see `schedule`."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * schedule(name, min(1.0, progress / group.get("share", 1.0)))
 
 
 def train_classifier(
@@ -208,7 +132,7 @@ def train_classifier(
         )
         if protection is not None and protection.live:
             views = protected(views, indices, generator)
-        set_schedule(optimizers, config.schedule, step / total)
+        set_rates(optimizers, config.schedule, step / total)
         with device.autocast():
             logits = network(device.batch(views)).float()
         target = labels[indices].to(device.torch)

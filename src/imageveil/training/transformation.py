@@ -15,9 +15,9 @@ from imageveil.networks.patchgan import PatchGAN
 from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig
 from imageveil.presets import TransformationConfig
 from imageveil.training import objectives
-from imageveil.training.classifier import schedule, set_rates
 from imageveil.training.device import Device, average_gradients
 from imageveil.training.loop import epoch_batches, run_steps, step_generator
+from imageveil.training.optimizers import set_rates
 from imageveil.training.run_directory import RunDirectory
 
 MEAN_IMAGE_SAMPLE = 5000
@@ -118,8 +118,8 @@ class TransformationTrainer:
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one step: all generators, classifier and viewer together, then the discriminators."""
         config, networks, device = self.config, self.networks, self.device
-        factor = 1.0 if config.constant_rate else schedule("cosine", step / config.steps)
-        set_rates(self.optimizers, factor)
+        if not config.constant_rate:
+            set_rates(self.optimizers, "cosine", step / config.steps)
         generator = step_generator(self.seed, step * device.world + device.rank)
         x, labels, labelled = self._plain_batch(step, generator)
         values: dict[str, Tensor] = {}
