@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from imageveil.audit.accuracy import classify, hold_back
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, block_contrast
@@ -435,3 +436,17 @@ def test_freed_memory_is_kept_and_used_again():
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(out.stdout) < 1000
+
+
+def test_recipes_are_chosen_on_images_that_training_has_not_seen(data, capsys):
+    kept, judged = hold_back(data, 56)
+    assert kept.keys + judged.keys == data.keys and len(judged) == 56 and not set(kept.keys) & set(judged.keys)
+    options = {"preset": "smoke", "scheme": None, "augment": "live", "seed": 0, "device": CPU}
+    # The test images are not asked: these have no labels.
+    unlabelled = replace(data, labels=None)
+    found = classify(data, unlabelled, config=replace(CLASSIFIER, epochs=1), held_back=56, **options)
+    assert found["data"] == "quarters-held-back" and found["n"] == 56
+    assert "quarters-held-back" in capsys.readouterr().out
+    for number in (1, 255):
+        with pytest.raises(UsageError, match="held-back"):
+            hold_back(data, number)

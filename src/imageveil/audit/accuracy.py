@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ def as_protect(scheme: Scheme, device: Device) -> Protect:
     return protect
 
 
+def hold_back(train: ImageArrays, number: int) -> tuple[ImageArrays, ImageArrays]:
+    """Training images without the last `number`, and those, both under a name of their own.
+
+    Raises:
+        UsageError: fewer than two images are left on one side.
+    """
+    if not 2 <= number <= len(train) - 2:
+        raise UsageError(f"--held-back must be from 2 to {len(train) - 2} of the {len(train)} training images")
+    named = replace(train, name=f"{train.name}-held-back")
+    kept = len(train) - number
+    return named.subset(torch.arange(kept)), named.subset(torch.arange(kept, len(train)))
+
+
 def classify(
     train: ImageArrays,
     test: ImageArrays,
@@ -50,6 +64,7 @@ def classify(
     scheme: Scheme | None,
     augment: str,
     adaptation: bool = False,
+    held_back: int = 0,
     seed: int,
     device: Device,
     run_path: Path | None = None,
@@ -65,6 +80,9 @@ def classify(
         scheme: protects training and test images; None for plain ones.
         augment: `live` (augment, then protect, every epoch anew) or `once` (protect once, then augment).
         adaptation: put the network that was published with the scheme in front of the classifier.
+        held_back: leave so many training images out, the last ones, and judge on them instead of on `test`: for
+            choosing between recipes, so that test images are looked at once. The record's data are then called
+            `<name>-held-back`.
         seed: decides every random choice.
         device: where to train.
         run_path: run directory; the same call continues where it was stopped.
@@ -74,11 +92,14 @@ def classify(
         A record of task `classify`.
 
     Raises:
-        UsageError: no labels, other classes in the test images, or an unknown way of augmenting.
+        UsageError: no labels, other classes in the test images, an unknown way of augmenting, or fewer than two
+            images on one side of those held back.
     """
     if augment not in ("live", "once"):
         raise UsageError(f"unknown --augment {augment!r}; use live or once")
     commit()
+    if held_back:
+        train, test = hold_back(train, held_back)
     labels = test.require_labels()
     if train.classes != test.classes:
         raise UsageError(f"training and test images of {train.name} have different classes")

@@ -59,6 +59,10 @@ def classify(
     preset: Annotated[str, typer.Option(help="paper | quick | theta | demo | smoke.")] = "quick",
     augment: Annotated[str, typer.Option(help="live: augment, then protect; once: protect, then augment.")] = "live",
     adaptation: Annotated[bool, typer.Option(help="Put the scheme's published adaptation network in front.")] = False,
+    held_back: Annotated[
+        int,
+        typer.Option(help="To choose a recipe: judge on so many training images, left out, not on the test images."),
+    ] = 0,
     run: Annotated[Path | None, typer.Option(help="Run directory; the same command continues there.")] = None,
     record: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
     seed: Seed = 0,
@@ -84,6 +88,7 @@ def classify(
         scheme=load_scheme(scheme) if scheme is not None else None,
         augment=augment,
         adaptation=adaptation,
+        held_back=held_back,
         seed=seed,
         device=opened,
         run_path=run,
