@@ -160,7 +160,8 @@ class RandomConvScheme(SecretControl):
         self, images: Tensor, *, ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return the network's output, scaled to 8 bits with the same scale for all images."""
-        return self._scaled(images.float() / 255).round().clamp(0, 255).to(torch.uint8)
+        # In one layout, since another is computed in another order and rounds otherwise on some processors.
+        return self._scaled(images.contiguous().float() / 255).round().clamp(0, 255).to(torch.uint8)
 
     def forward(self, images: Tensor) -> Tensor:
         """Differentiable protection of float images (N, 3, H, W) in [0, 1]."""
