@@ -25,7 +25,7 @@ from imageveil.training.loop import epoch_batches
 GENERATORS = ("auto", "pixel", "block", "unet")
 ADAM_BETAS = (0.5, 0.999)
 SIGN_IMAGES = 2000
-"""Protected images whose guesses tell whether they are negatives."""
+"""Images of either kind, protected and plain, that tell whether guesses are negatives."""
 
 AGREEMENT = 0.5
 """Correlation of two mean images from which on they are taken for each other, or for each other's negative."""
@@ -134,7 +134,7 @@ class Generated(Reconstruction):
         if knowledge is not None:
             height, width = knowledge.plain.shape[-2:]
             guesses = to_images(generator, knowledge.protected[:SIGN_IMAGES], conditions)[..., :height, :width]
-            self.negative = is_negative(guesses, knowledge.plain)
+            self.negative = is_negative(guesses, knowledge.plain[:SIGN_IMAGES])
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Send the images through the generator; see `Reconstruction.reconstruct`."""

@@ -186,7 +186,8 @@ class OwnersSubject(Subject):
         pairs = None if known.known_pairs is None else len(known.known_pairs)
         bare = self._knowledge(none, known.threat, pairs=pairs, cloud=None)
         folder = None if conditions.folder is None else conditions.folder.with_name("ceiling")
-        where = replace(conditions, folder=folder)
+        # What was trained on the scheme is no use on images that nobody protected.
+        where = replace(conditions, folder=folder, trained={})
         made, _ = attack_and_judge(
             attack, none, bare, self.test, floor={}, preset=preset, conditions=where, seed=self.seed
         )

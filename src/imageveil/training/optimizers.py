@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
         lr: step, relative to weights whose rows have a mean square norm of one.
         momentum: decay of the sum of gradients.
         dtype: precision of the orthogonalisation, which bears bfloat16 well. A processor without such instructions
-            multiplies bfloat16 matrices forty times slower than float32 ones.
+            multiplies bfloat16 matrices far slower than float32 ones.
     """
 
     def __init__(
