@@ -4,8 +4,11 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from corpus import encoded
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -130,3 +133,43 @@ def test_a_classifier_makes_the_control_class(tiles, tmp_path):
     assert "leave --classifier out" in str(CliRunner().invoke(app, wrong).exception)
     missing = ["keygen", "class", str(tmp_path / "other")]
     assert "with --classifier" in str(CliRunner().invoke(app, missing).exception)
+
+
+def test_parquet_shards_are_undone_under_the_names_of_the_source(photograph, tmp_path):
+    plain = {f"{kind}/{n}.png": photograph[:, 40 * n : 40 * n + 33, 50:83] for kind in "ab" for n in range(3)}
+    plain = {path: image.flip(1) if path[0] == "b" else image for path, image in plain.items()}
+    for path, image in plain.items():
+        save(tmp_path / "photos" / path, image)
+    key, out = str(tmp_path / "key"), str(tmp_path / "out")
+    for command in (
+        ["keygen", "pixel-different", key],
+        ["protect", str(tmp_path / "photos"), out, "--scheme", key, "--output", "parquet", "--workers", "0"],
+        ["reveal", key, out, str(tmp_path / "back")],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    for path, image in plain.items():
+        assert torch.equal(load(tmp_path / "back" / path), image)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["../escaped.png", "/tmp/kept.png"], ""), (["a.png", "a.jpg"], "would both become")]
+)
+def test_paths_inside_parquet_stay_in_the_destination(names, message, photograph, tmp_path):
+    key = tmp_path / "key"
+    assert CliRunner().invoke(app, ["keygen", "tanaka", str(key)]).exit_code == 0
+    scheme = load_scheme(key)
+    rows = []
+    for n, name in enumerate(names):
+        image = scheme.protect(photograph[None, :, 32 * n : 32 * n + 32, 50:82])[0]
+        rows.append({"bytes": encoded(Image.fromarray(image.permute(1, 2, 0).numpy()), "PNG"), "path": name})
+    (tmp_path / "out").mkdir()
+    pq.write_table(pa.table({"image": rows}), tmp_path / "out" / "data.parquet")
+    if message:
+        with pytest.raises(UsageError, match=message):
+            reveal_folder(key, tmp_path / "out", tmp_path / "deep" / "plain")
+        return
+    reveal_folder(key, tmp_path / "out", tmp_path / "deep" / "plain")
+    written = sorted(path.relative_to(tmp_path / "deep").as_posix() for path in tmp_path.rglob("*.png"))
+    assert written == ["plain/escaped.png", "plain/tmp/kept.png"]
+    assert torch.equal(load(tmp_path / "deep" / "plain" / "escaped.png"), photograph[:, :32, 50:82])

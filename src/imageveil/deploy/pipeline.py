@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from imageveil.deploy.journal import Outcome
 from imageveil.deploy.listing import Listing
@@ -152,9 +152,7 @@ class Pipeline:
                 )
                 self.shards.append(job.shard)
             if blobs:
-                job.shard.write(
-                    [(PurePosixPath(unit.outputs[n]).name, blobs[n], unit.items[n].label) for n in sorted(blobs)]
-                )
+                job.shard.write([(unit.outputs[n], blobs[n], unit.items[n].label) for n in sorted(blobs)])
         reasons = {**part.skipped, **refused}
         if reasons and self.strict:
             first = min(reasons)

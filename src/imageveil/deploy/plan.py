@@ -214,10 +214,14 @@ def _kept(item: Item, listing: Listing) -> str:
     """The path of an image below the destination, as the source has it."""
     if not item.file_of_rows:
         return item.key
-    # A path inside a Parquet file is anybody's text: it must not lead out of the destination.
-    parts = [part for part in PurePosixPath(item.key.replace("\0", "_")).parts if part not in ("/", "..", ".")]
+    parts = inner_parts(item.key)
     folder = [part for part in (item.split, _class_folder(item, listing)) if part]
     return "/".join([*folder, *(parts[-1:] if folder else parts)]) or f"{item.row:07d}"
+
+
+def inner_parts(path: str) -> list[str]:
+    """The parts of a path that somebody else wrote, such as one inside a Parquet file, without any that lead out."""
+    return [part for part in PurePosixPath(path.replace("\0", "_")).parts if part not in ("/", "//", "..", ".")]
 
 
 def _class_folder(item: Item, listing: Listing) -> str:

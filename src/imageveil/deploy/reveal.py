@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imageveil.deploy.plan import private_folder
+from imageveil.deploy.plan import inner_parts, private_folder
 from imageveil.errors import RunError, UsageError
 from imageveil.images.sources import open_source
 from imageveil.schemes import SCHEMES, Scheme, load_scheme
@@ -130,7 +130,7 @@ def check_key_note(protected: Path, scheme: KeyedScheme, key: str | os.PathLike[
 def reveal_folder(
     key: str | os.PathLike[str], source: str | os.PathLike[str], destination: str | os.PathLike[str]
 ) -> Revealed:
-    """Undo a keyed scheme on every image of a folder and write PNG files under the same names.
+    """Undo a keyed scheme on every image of a folder, or of its Parquet shards; write PNG files under the same names.
 
     Args:
         key: the key file.
@@ -140,7 +140,7 @@ def reveal_folder(
 
     Raises:
         UsageError: key, source or destination cannot be used, the images are known to be protected with another key,
-            or an image does not fit the key.
+            an image does not fit the key, or two images would get one name.
         RunError: an image could not be written.
     """
     scheme = open_key(key)
@@ -151,14 +151,20 @@ def reveal_folder(
     images = open_source(str(folder))
     origins: Mapping[str, Origin] = read_origins(folder)
     report = Revealed(skipped=images.skipped.reasons)
+    written: dict[Path, str] = {}
     for record in images:
+        # Protected images come back from others: a path inside their Parquet must not lead out of the destination.
+        path = target.joinpath(*inner_parts(record.key) or ["unnamed"]).with_suffix(".png")
+        if path in written:
+            raise UsageError(f"{written[path]} and {record.key} in {source} would both become {path}; rename one")
+        written[path] = record.key
         origin = origins.get(record.key, Origin(identity=record.key))
         pixels = torch.from_numpy(np.asarray(record.image).transpose(2, 0, 1).copy())
         try:
             plain = scheme.reveal(pixels[None], origin.size, [origin.identity])[0]
         except UsageError as error:
             raise UsageError(f"{record.key}: {error}") from error
-        _write_png(target / Path(record.key).with_suffix(".png"), plain.permute(1, 2, 0).numpy())
+        _write_png(path, plain.permute(1, 2, 0).numpy())
         report.count += 1
         report.padded += scheme.block > 1 and record.key not in origins
     return report
