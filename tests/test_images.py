@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from imageveil.errors import UsageError
-from imageveil.images.arrays import cache_folder, clear_cache, load_arrays
+from imageveil.images.arrays import cache_folder, clear_cache, judged, load_arrays, load_splits, train_and_test
 from imageveil.images.augment import crop_and_flip, zoomed
 from imageveil.images.sources import open_source
 
@@ -71,6 +71,24 @@ def test_cache_is_private_reused_and_deleted(folder, tiles):
     assert len(load_arrays(str(folder))) == 9
     clear_cache()
     assert not cache_folder().exists()
+
+
+def test_images_without_splits_are_dealt_out(folder):
+    whole, test = load_splits(str(folder))
+    assert len(whole) == 8 and test is None
+    train, test = train_and_test(str(folder), 0)
+    assert len(test) == 2 and sorted(train.keys + test.keys) == whole.keys
+    for number, key in zip(range(2), test.keys, strict=True):
+        assert torch.equal(test.images[number], whole.images[whole.keys.index(key)])
+    assert train_and_test(str(folder), 0)[1].keys == test.keys
+    assert any(train_and_test(str(folder), seed)[1].keys != test.keys for seed in range(1, 9))
+
+
+def test_judged_images_are_of_every_class_also_where_they_are_sorted_by_class(folder):
+    whole = load_arrays(str(folder))
+    assert judged(whole, 4).labels.tolist() == [0, 0, 1, 1] and judged(whole, 9) is whole
+    mixed = whole.subset(torch.tensor([7, 0, 6, 1]))
+    assert judged(mixed, 2).keys == mixed.keys[:2]
 
 
 def test_flat_folder_has_no_labels(tmp_path, tiles):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imageveil.audit.intervals import wilson
 from imageveil.errors import UsageError
-from imageveil.images.arrays import ImageArrays
+from imageveil.images.arrays import ImageArrays, deal_out
 from imageveil.networks.adaptation import build_adaptation
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.records import commit, record
@@ -42,19 +42,6 @@ def as_protect(scheme: Scheme, device: Device) -> Protect:
     return protect
 
 
-def hold_back(train: ImageArrays, number: int) -> tuple[ImageArrays, ImageArrays]:
-    """Training images without the last `number`, and those, both under a name of their own.
-
-    Raises:
-        UsageError: fewer than two images are left on one side.
-    """
-    if not 2 <= number <= len(train) - 2:
-        raise UsageError(f"--held-back must be from 2 to {len(train) - 2} of the {len(train)} training images")
-    named = replace(train, name=f"{train.name}-held-back")
-    kept = len(train) - number
-    return named.subset(torch.arange(kept)), named.subset(torch.arange(kept, len(train)))
-
-
 def classify(
     train: ImageArrays,
     test: ImageArrays,
@@ -80,7 +67,7 @@ def classify(
         scheme: protects training and test images; None for plain ones.
         augment: `live` (augment, then protect, every epoch anew) or `once` (protect once, then augment).
         adaptation: put the network that was published with the scheme in front of the classifier.
-        held_back: leave so many training images out, the last ones, and judge on them instead of on `test`: for
+        held_back: leave so many training images out, dealt by `seed`, and judge on them instead of on `test`: for
             choosing between recipes, so that test images are looked at once. The record's data are then called
             `<name>-held-back`.
         seed: decides every random choice.
@@ -99,7 +86,7 @@ def classify(
         raise UsageError(f"unknown --augment {augment!r}; use live or once")
     commit()
     if held_back:
-        train, test = hold_back(train, held_back)
+        train, test = deal_out(replace(train, name=f"{train.name}-held-back"), seed, held_back)
     labels = test.require_labels()
     if train.classes != test.classes:
         raise UsageError(f"training and test images of {train.name} have different classes")

@@ -35,10 +35,10 @@ from imageveil.audit.recognition import Recogniser
 from imageveil.audit.recorded import check_algorithm, match
 from imageveil.audit.report import write_page
 from imageveil.audit.sheets import write_sheet
-from imageveil.audit.subjects import OwnersSubject, Pictures, Subject, split, train_and_test
+from imageveil.audit.subjects import OwnersSubject, Pictures, Subject
 from imageveil.audit.verdict import Row, finding, judge_threat, outcome
 from imageveil.errors import RunError, UsageError
-from imageveil.images.arrays import load_arrays
+from imageveil.images.arrays import deal_out, judged, load_arrays, train_and_test
 from imageveil.records import commit, write_json
 from imageveil.schemes import load_scheme
 from imageveil.training.device import Device, has_fast_bf16
@@ -106,7 +106,7 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
         if data is None:
             return ProtectedOnly(protected, plain=plain, algorithm=algorithm, block=options.block)
         scheme, matched = match(protected, load_arrays(data), algorithm=algorithm, block=options.block)
-        train, test = split(matched, options.seed)
+        train, test = deal_out(matched, options.seed)
         lacking = f"{target} holds protected images only, so that no other image can be protected"
         common["impossible"] = {"oracle": lacking, "gradients": lacking}
         opened: Any = scheme
@@ -117,7 +117,7 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
         if data is None:
             raise UsageError("auditing a scheme needs images to attack and judge: give --data")
         train, test = train_and_test(data, options.seed)
-    test = test.subset(torch.arange(min(options.test_images, len(test))))
+    test = judged(test, options.test_images)
     if options.recogniser is not None:
         common["recogniser"] = Recogniser.open(options.recogniser, test, opened, options.device)
     return OwnersSubject(opened, train, test, **common)

@@ -21,7 +21,7 @@ from imageveil.audit.control_table import CONTROLS, Control, trained_before
 from imageveil.audit.sheets import write_sheet
 from imageveil.audit.short_run import short_run
 from imageveil.errors import UsageError
-from imageveil.images.arrays import ImageArrays, load_arrays
+from imageveil.images.arrays import ImageArrays, judged, load_arrays, train_and_test
 from imageveil.records import read_records, write_json
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.device import Device
@@ -133,8 +133,8 @@ def run_controls(
         UsageError: the images are missing, no control fits, or one is held against an attack that was not run.
         RunError: a file cannot be written.
     """
-    train, test = load_arrays(data, "train"), load_arrays(data, "test")
-    test = test.subset(torch.arange(min(test_images, len(test))))
+    train, test = train_and_test(data, seed)
+    test = judged(test, test_images)
     other = None if plain is None else load_arrays(plain, "train")
     pieces = min(train.images.shape[-2:]) > 64
     chosen = [row for row in CONTROLS if row.pieces == pieces and (not only or row.attack in only)]

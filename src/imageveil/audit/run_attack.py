@@ -5,14 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-import torch
-
 from imageveil.attacks import ATTACKS, Attack, Conditions, make_attack
 from imageveil.audit.attack import attack_and_judge, build_knowledge
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.recognition import Recogniser
 from imageveil.errors import UsageError
-from imageveil.images.arrays import load_arrays
+from imageveil.images.arrays import judged, load_arrays, train_and_test
 from imageveil.records import write_json
 from imageveil.schemes import load_scheme
 from imageveil.training.device import Device
@@ -92,7 +90,7 @@ def run_attack(
     """
     chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
     other = None if plain is None else load_arrays(plain, "train")
-    train, test = load_arrays(data, "train"), load_arrays(data, "test")
+    train, test = train_and_test(data, seed)
     conditions = Conditions(seed=seed, folder=run)
     if device is not None:
         conditions = replace(conditions, device=device)
@@ -105,7 +103,7 @@ def run_attack(
         seed=seed,
     )
     known = build_knowledge(threat, opened, train, plain=other, images=images, pairs=pairs, seed=seed, cloud=cloud)
-    test = test.subset(torch.arange(min(test_images, len(test))))
+    test = judged(test, test_images)
     found, _ = attack_and_judge(
         chosen, opened, known, test, preset=preset, conditions=conditions, recogniser=eye, seed=seed
     )

@@ -16,7 +16,7 @@ from imageveil.audit.floors import BEST
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.similarity import similarity
 from imageveil.errors import UsageError
-from imageveil.images.arrays import ImageArrays, load_arrays
+from imageveil.images.arrays import ImageArrays
 from imageveil.schemes import SCHEMES, Scheme
 from imageveil.schemes.base import digest
 from imageveil.schemes.catalogue import SAFE_BITS
@@ -24,7 +24,6 @@ from imageveil.schemes.keyed import KeyedScheme
 
 SHOWN = 16
 CEILINGS = ("none", "exact", "all")
-TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,16 +191,3 @@ class OwnersSubject(Subject):
             attack, none, bare, self.test, floor={}, preset=preset, conditions=where, seed=self.seed
         )
         return {name: made["metrics"][name] for name in (*BEST, "confirm_top1") if name in made["metrics"]}
-
-
-def train_and_test(spec: str, seed: int) -> tuple[ImageArrays, ImageArrays]:
-    """Training and test images; a source without these splits is split here, four to one."""
-    train, test = load_arrays(spec, "train"), load_arrays(spec, "test")
-    return split(train, seed) if train.keys == test.keys else (train, test)
-
-
-def split(data: ImageArrays, seed: int) -> tuple[ImageArrays, ImageArrays]:
-    """Deal images out four to one."""
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    held_out = max(2, round(TEST_SHARE * len(data)))
-    return data.subset(order[held_out:]), data.subset(order[:held_out])

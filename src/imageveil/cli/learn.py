@@ -28,7 +28,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Learn a transformation network: classifier, preliminary protection, transformation. Resumes."""
-    from imageveil.images.arrays import load_arrays
+    from imageveil.images.arrays import load_splits
     from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
     from imageveil.training.device import open_device
     from imageveil.training.pipeline import train_scheme
@@ -36,15 +36,16 @@ def train(
     preset = preset or ("quick" if init is None else "private")
     config = choose(TRANSFORMATION_PRESETS, preset, overrides)
     classifier_config = choose(CLASSIFIER_PRESETS, classifier_preset)
+    images, test = load_splits(data)
     path = train_scheme(
-        load_arrays(data, "train"),
+        images,
         out,
         preset=preset,
         config=config,
         classifier_config=classifier_config,
         seed=seed,
         device=open_device(device, precision=precision),
-        test=load_arrays(data, "test"),
+        test=test,
         init=init,
         name=name,
         classifier_file=classifier,
@@ -72,7 +73,7 @@ def classify(
 ) -> None:
     """Train a classifier on plain or protected images and test it."""
     from imageveil.audit.accuracy import classify as judge
-    from imageveil.images.arrays import load_arrays
+    from imageveil.images.arrays import train_and_test
     from imageveil.presets import CLASSIFIER_PRESETS, choose
     from imageveil.records import write_json
     from imageveil.schemes import load_scheme
@@ -81,8 +82,7 @@ def classify(
     config = choose(CLASSIFIER_PRESETS, preset, overrides)
     opened = open_device(device, precision=precision)
     result = judge(
-        load_arrays(data, "train"),
-        load_arrays(data, "test"),
+        *train_and_test(data, seed),
         config=config,
         preset=preset,
         scheme=load_scheme(scheme) if scheme is not None else None,

@@ -17,7 +17,7 @@ from imageveil.audit.report import write_page
 from imageveil.audit.similarity import protect_all, similarity
 from imageveil.deploy.demo_page import Photograph, Trained, demo_page
 from imageveil.errors import RunError
-from imageveil.images.arrays import ImageArrays, load_arrays
+from imageveil.images.arrays import ImageArrays, train_and_test
 from imageveil.presets import CLASSIFIER_PRESETS, ClassifierConfig, as_json, choose
 from imageveil.records import write_json
 from imageveil.schemes import Scheme, load_scheme
@@ -31,7 +31,6 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 # The embedded set has 512 training and 160 test images of 96x96; a larger set is cut down to about as many pixels.
 TRAIN_PIXELS = 600 * 96 * 96
 TEST_PIXELS = 200 * 96 * 96
-TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +113,9 @@ def demo_data(spec: str | None, seed: int) -> DemoData:
         UsageError: nothing is there, or images differ in size.
     """
     spec = spec or str(resources.files("imageveil") / "assets" / "photos")
-    train, test = load_arrays(spec, "train"), load_arrays(spec, "test")
-    total = len(train) if train.keys == test.keys else len(train) + len(test)
+    train, test = train_and_test(spec, seed)
+    total = len(train) + len(test)
     generator = torch.Generator().manual_seed(seed)
-    if train.keys == test.keys:
-        order = torch.randperm(len(train), generator=generator)
-        held_out = max(1, round(TEST_SHARE * len(train)))
-        train, test = train.subset(order[held_out:]), test.subset(order[:held_out])
     train, test = _cut(train, TRAIN_PIXELS, generator), _cut(test, TEST_PIXELS, generator)
     return DemoData(train=train, test=test, left_out=total - len(train) - len(test))
 

@@ -18,6 +18,9 @@ from torch import Tensor
 from imageveil.errors import RunError, UsageError
 from imageveil.images.sources import Source, open_source
 
+TEST_SHARE = 0.2
+"""Of the images that are judged on where a source has no split of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageArrays:
@@ -99,6 +102,57 @@ def load_arrays(spec: str, split: str | None = None) -> ImageArrays:
         classes=meta["classes"],
         keys=meta["keys"],
     )
+
+
+def load_splits(spec: str) -> tuple[ImageArrays, ImageArrays | None]:
+    """Training images, and images to judge on where the source has them apart.
+
+    Raises:
+        UsageError: the source is missing or empty, or its images differ in size.
+    """
+    train, test = load_arrays(spec, "train"), load_arrays(spec, "test")
+    return train, None if train.keys == test.keys else test
+
+
+def train_and_test(spec: str, seed: int) -> tuple[ImageArrays, ImageArrays]:
+    """Training images and images to judge on; a source without these splits is dealt out here, four to one.
+
+    Args:
+        spec: see `open_source`.
+        seed: decides which images are judged on where the source does not say.
+
+    Raises:
+        UsageError: the source is missing, empty or too small to deal out, or its images differ in size.
+    """
+    train, test = load_splits(spec)
+    return deal_out(train, seed) if test is None else (train, test)
+
+
+def deal_out(data: ImageArrays, seed: int, held_out: int | None = None) -> tuple[ImageArrays, ImageArrays]:
+    """Deal images at random into two sets; folders are sorted by class, so the first or last would not do.
+
+    Args:
+        data: the images.
+        seed: decides which go where.
+        held_out: how many go into the second set; None for a fifth of them.
+
+    Raises:
+        UsageError: fewer than two images are left in one of the sets.
+    """
+    number = max(2, round(TEST_SHARE * len(data))) if held_out is None else held_out
+    if not 2 <= number <= len(data) - 2:
+        raise UsageError(f"cannot hold {number} of the {len(data)} images of {data.name} out: each side needs two")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data.subset(order[number:]), data.subset(order[:number])
+
+
+def judged(test: ImageArrays, number: int) -> ImageArrays:
+    """The first so many images to judge on; spread evenly where images are sorted by class, as in folders."""
+    if number >= len(test):
+        return test
+    sorted_by_class = test.labels is not None and bool((test.labels.diff() >= 0).all())
+    places = torch.arange(number)
+    return test.subset(places * len(test) // number if sorted_by_class else places)
 
 
 def _fill(folder: Path, source: Source) -> None:
