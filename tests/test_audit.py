@@ -21,7 +21,7 @@ from imageveil.audit.audit import AuditOptions, left_out, run_audit
 from imageveil.audit.breaks import breaks_table
 from imageveil.audit.cells import Cell, parse_choice, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
-from imageveil.audit.conclusion import conclude
+from imageveil.audit.conclusion import conclude, evidence
 from imageveil.audit.control_state import ControlResult, as_json, load_controls, relevant, summarise, void_reason
 from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.recognition import Recogniser
@@ -412,6 +412,26 @@ def row(found: dict[str, Any], void: str | None = None) -> Row:
 )
 def test_findings(found, expected):
     assert finding(found) == expected and breaks(found) == (expected == "breaks")
+
+
+@pytest.mark.parametrize(
+    ("likeness", "named", "unnamed"),
+    [
+        ({"ssim": (0.05, 0.04, 0.06), "mse": (0.7, 0.69, 0.71)}, "a squared error over variance of 0.700", "SSIM"),
+        ({"ssim": (0.30, 0.29, 0.31), "mse": (1.4, 1.3, 1.5)}, "SSIM 0.300", "squared error"),
+    ],
+)
+def test_only_what_beats_the_best_guess_is_evidence(likeness, named, unnamed):
+    text = evidence(row(made(**likeness)))
+    assert named in text and unnamed not in text
+
+
+def test_a_doubt_that_is_inherited_counts_once():
+    doubtful = [row(made(threat=threat), "it missed its control") for threat in ("ciphertext", "recipe", "pairs")]
+    verdicts = [judge_threat(threat, doubtful) for threat in THREATS]
+    assert all(sum("missed its control" in doubt for doubt in one.doubts) == 1 for one in verdicts)
+    # The missed control, and that nothing was judged that uses what each of the five adds.
+    assert "and 5 more reasons" in conclude("x", verdicts, preset="quick", images=1000)
 
 
 def test_half_of_two_candidates_is_no_break():

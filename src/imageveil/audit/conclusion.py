@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from imageveil.attacks import THREATS
-from imageveil.audit.verdict import Record, Row, ThreatVerdict, finding, guess, headline
+from imageveil.audit.verdict import Record, Row, ThreatVerdict, beaten, finding, guess, headline
 
 WHO = {
     "ciphertext": "somebody who has only protected images, their labels and other plain images of the kind",
@@ -25,6 +25,7 @@ WORDS = {
 }
 """Levels and outcomes as people read them."""
 
+LIKENESS = {"ssim": "SSIM", "mse_var": "a squared error over variance of"}
 NAMES = {"reid_within": "of its class", "reid_top1": "of all classes", "confirm_top1": "candidates"}
 
 
@@ -53,9 +54,8 @@ def evidence(row: Row) -> str:
     metrics = record["metrics"]
     if finding(record) == "leaks" and record["intervals"][name][0] <= (guess(record, name) or 0.0):
         found = [
-            f"{text} {metrics[key]:.3f} where the best guess reaches {guess(record, key):.3f}"
-            for key, text in (("ssim", "SSIM"), ("mse_var", "a squared error over variance of"))
-            if guess(record, key) is not None
+            f"{LIKENESS[key]} {metrics[key]:.3f} where the best guess reaches {guess(record, key):.3f}"
+            for key in beaten(record)
         ]
         return f"{row.title} reaches {' and '.join(found)}"
     number = metrics.get(name.replace("_top1", "_candidates") if name == "confirm_top1" else f"{name}_candidates", 0)
@@ -94,8 +94,9 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
             "guessing does, which proves nothing about better attacks"
         )
     if open_:
-        doubt = open_[0].doubts[0]
-        rest = sum(len(one.doubts) for one in open_) - 1
+        # A threat model inherits the doubts about those that it contains: they are counted once.
+        different = dict.fromkeys(doubt for one in open_ for doubt in one.doubts)
+        doubt, rest = open_[0].doubts[0], len(different) - 1
         more = f", and {rest} more reason{'s' if rest > 1 else ''}" if rest else ""
         names = _list([one.threat for one in open_])
         clauses.append(f"about {names} nothing that reassures can be said ({doubt}{more})")

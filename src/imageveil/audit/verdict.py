@@ -103,9 +103,15 @@ def finding(record: Record) -> str:
     low, floor = record["intervals"][name][0], guess(record, name) or 0.0
     if low >= max(HALF, TIMES_FLOOR * floor):
         return "confirms" if name == "confirm_top1" else "breaks"
-    if low > floor or _beats(record, "ssim", 0, 1) or _beats(record, "mse_var", 1, -1):
+    if low > floor or beaten(record):
         return "leaks"
     return "nothing"
+
+
+def beaten(record: Record) -> list[str]:
+    """Those of SSIM and squared error that beat the best guess by more than the margin."""
+    ends = (("ssim", 0, 1), ("mse_var", 1, -1))
+    return [metric for metric, end, sign in ends if _beats(record, metric, end, sign)]
 
 
 def _beats(record: Record, metric: str, end: int, sign: int) -> bool:
@@ -140,7 +146,9 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
     doubts += sorted({doubt for row in counted if row.record is not None for doubt in _weak(row.record)})
     if not any(row.threat == threat and row.record is not None and row.record["attack"] for row in counted):
         doubts.append(f"no attack that uses what {threat} adds was judged")
-    return ThreatVerdict(threat=threat, level="open" if doubts else "held", best=best, doubts=tuple(doubts))
+    # An attack that runs under several of the threat models raises the same doubt under each.
+    different = tuple(dict.fromkeys(doubts))
+    return ThreatVerdict(threat=threat, level="open" if different else "held", best=best, doubts=different)
 
 
 def _strength(row: Row) -> tuple[int, float]:
