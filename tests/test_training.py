@@ -1,5 +1,6 @@
 """Trainers: the same seed gives the same numbers, a resumed run equals an uninterrupted one, processes agree."""
 
+import errno
 import json
 import os
 import subprocess
@@ -30,7 +31,7 @@ from imageveil.training.objectives import viewer_scores
 from imageveil.training.optimizers import build_optimizers, orthogonalise, schedule, set_rates
 from imageveil.training.pipeline import balanced_subset, train_scheme
 from imageveil.training.preliminary import preliminary_protection
-from imageveil.training.run_directory import RunDirectory, flatten_state, unflatten_state
+from imageveil.training.run_directory import RunDirectory, flatten_state, unflatten_state, write_tensors
 from imageveil.training.transformation import Ingredients, TransformationTrainer, forward_shape
 
 CPU = Device(torch=torch.device("cpu"), bf16=False)
@@ -254,6 +255,95 @@ def test_run_directory_refuses_other_settings(tmp_path):
     RunDirectory(tmp_path, {"lr": 1.0}, CPU)
     with pytest.raises(UsageError, match=r"other settings \(lr\)"):
         RunDirectory(tmp_path, {"lr": 2.0}, CPU)
+
+
+def counted(run: RunDirectory, *, stop_after: int | None = None, total: int = 3) -> None:
+    """A run of some steps that learns nothing."""
+    run_steps(
+        title="test", total=total, batch=1, step_fn=lambda step: {"loss": torch.tensor(float(step))},
+        state=lambda: {"weight": torch.ones(2)}, restore=lambda saved: saved["weight"],
+        run=run, device=CPU, stop_after=stop_after,
+    )  # fmt: skip
+
+
+def logged(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_directory_is_its_owners(tmp_path):
+    run = RunDirectory(tmp_path / "new" / "run", {}, CPU)
+    counted(run, stop_after=2)
+    for path in (run.path, run.checkpoint.parent, run.checkpoint):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_log_holds_every_step_once(tmp_path):
+    run = RunDirectory(tmp_path, {}, CPU)
+    counted(run)
+    counted(run)  # as after a kill before the first checkpoint
+    assert logged(tmp_path) == [1, 2, 3]
+    counted(run, stop_after=2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # as after a kill in the middle of a line
+    counted(run)
+    assert logged(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "foreign", "unfit"])
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path, harm):
+    run = RunDirectory(tmp_path, {}, CPU)
+    counted(run, stop_after=2)
+    if harm == "cut":
+        run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-8])
+    elif harm == "empty":
+        run.checkpoint.write_bytes(b"")
+    elif harm == "foreign":
+        write_tensors(run.checkpoint, {"weight": torch.ones(2)})
+    else:
+        run.save(2, 1.0, {"run": {}, "sums": {}})
+    with pytest.raises(RunError, match=r"state\.safetensors is damaged; delete it"):
+        counted(run)
+    run.checkpoint.unlink()
+    counted(run)
+    assert logged(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_damaged_json_is_one_sentence(tmp_path, name):
+    RunDirectory(tmp_path, {}, CPU)
+    (tmp_path / name).write_text('{"lr"')
+    with pytest.raises(RunError, match=f"{name} is damaged"):
+        print(RunDirectory(tmp_path, {}, CPU).results)
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run", {}, CPU)
+    (tmp_path / "run" / "checkpoint").write_text("a file where a folder belongs")
+    with pytest.raises(RunError, match=r"cannot write \S*checkpoint"):
+        run.save(1, 1.0, {})
+    (tmp_path / "run" / "checkpoint").unlink()
+    for name, write in (("metrics.jsonl", run.log), ("results.json", run.finish)):
+        (tmp_path / "run" / name).mkdir()
+        with pytest.raises(RunError, match="cannot write"):
+            write({})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        RunDirectory(tmp_path / "file" / "run", {}, CPU)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    network = build_classifier(CLASSIFIER, 4)
+    save_classifier(tmp_path / "classifier", network, CLASSIFIER, list("abcd"))
+    before = (tmp_path / "classifier").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (
+        lambda: run.save(1, 1.0, {"run": {"weight": torch.ones(2)}}),
+        lambda: save_classifier(tmp_path / "classifier", network, CLASSIFIER, list("wxyz")),
+    ):
+        with pytest.raises(RunError, match="No space left"):
+            write()
+    assert (tmp_path / "classifier").read_bytes() == before and not (tmp_path / "classifier.tmp").exists()
 
 
 def test_a_diverged_run_says_so(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -25,7 +25,7 @@ from imageveil.schemes.controls import ClassScheme
 from imageveil.training.device import Device, average_buffers, average_gradients
 from imageveil.training.loop import epoch_batches, run_steps, step_generator
 from imageveil.training.optimizers import build_optimizers, set_rates
-from imageveil.training.run_directory import RunDirectory
+from imageveil.training.run_directory import RunDirectory, write_tensors
 
 WHITENING_IMAGES = 2000
 
@@ -203,11 +203,15 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
 
 
 def save_classifier(path: Path, network: nn.Module, config: ClassifierConfig, classes: list[str]) -> None:
-    """Write the weights in float16 with all that is needed to build the network again."""
+    """Write the weights in float16 with all that is needed to build the network again.
+
+    Raises:
+        RunError: the file could not be written.
+    """
     tensors = {name: _half(tensor) for name, tensor in network.state_dict().items()}
     adaptation = network.adaptation.arguments if isinstance(network, Adapted) else None
     meta = {"config": as_json(config), "classes": classes, "adaptation": adaptation}
-    save_file(tensors, path, {name: json.dumps(value) for name, value in meta.items()})
+    write_tensors(path, tensors, {name: json.dumps(value) for name, value in meta.items()})
 
 
 def load_classifier(path: Path) -> tuple[nn.Module, list[str]]:

@@ -88,15 +88,19 @@ def run_steps(
         Seconds spent in steps, over all sessions of the run.
 
     Raises:
-        RunError: a loss is not finite.
+        RunError: a loss is not finite, the checkpoint cannot be used, or the run directory cannot be written.
     """
     start, spent = 0, 0.0
     every = max(1, min(STEPS_PER_LINE, total // LEAST_LINES))
     sums: dict[str, Tensor] = {}
     if run is not None and (saved := run.load()) is not None:
         start, spent, content = saved
-        restore(content["run"])
-        sums = content["sums"]
+        try:
+            restore(content["run"])
+            sums = content["sums"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            # It can be read, but networks or optimizers do not take it.
+            raise run.unusable() from error
     progress = Progress(title, total, start=start, quiet=device.rank != 0)
     begun = saved_at = time.monotonic()
     for step in range(start, total):

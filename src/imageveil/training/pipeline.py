@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from imageveil.errors import UsageError
@@ -22,7 +22,7 @@ from imageveil.training.classifier import accuracy, load_classifier, predict, sa
 from imageveil.training.device import Device
 from imageveil.training.loop import step_generator
 from imageveil.training.preliminary import preliminary_protection
-from imageveil.training.run_directory import RunDirectory
+from imageveil.training.run_directory import RunDirectory, private_folder, write_tensors, writing
 from imageveil.training.transformation import Ingredients, train_transformation
 
 
@@ -61,7 +61,10 @@ def train_scheme(
     Raises:
         UsageError: labels are missing where the preset needs them, `init` is not a learned scheme, or
             `classifier_file` is not a classifier of these classes.
+        RunError: a loss is not finite, or the run directory cannot be read or written.
     """
+    with writing(out):
+        private_folder(out)
     start = _start_from(init, seed) if init is not None else None
     if start is not None:
         shape = start.network.config
@@ -114,8 +117,7 @@ def train_scheme(
             LearnedScheme(network, training=summary, label=name or out.name).save(path)  # type: ignore[arg-type]
             if "backward" in trainer.networks:
                 # G_BA undoes the scheme: it stays here and never enters a scheme file.
-                save_file(_plain_state(trainer.networks["backward"]), out / "inverse.safetensors")
-                (out / "inverse.safetensors").chmod(0o600)
+                write_tensors(out / "inverse.safetensors", _plain_state(trainer.networks["backward"]))
         run.finish(summary["transformation"])
     return path
 
@@ -196,7 +198,7 @@ def _preliminary_step(
             classifier, data.subset(origin), config.preliminary, seed=seed, device=device
         )
         if device.rank == 0:
-            save_file({"protected": protected, "origin": origin}, path)
+            write_tensors(path, {"protected": protected, "origin": origin})
         run.finish({"images": len(origin), "classified_right": share})
         return protected, origin, {"images": len(origin), "classified_right": share}
     saved = load_file(path)
