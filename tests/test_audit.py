@@ -235,6 +235,25 @@ def test_wrong_use_is_one_sentence(arguments, words, key, folder, tmp_path, caps
     assert code == 2 and words in shown and len(shown.splitlines()) == 1
 
 
+class Haze(LearnedScheme):
+    """A twentieth of the image under a texture that all images share: out of sight until the mean is subtracted."""
+
+    def protect(self, images, *, ids=None, generator=None):
+        texture = torch.randint(0, 243, images.shape[1:], generator=torch.Generator().manual_seed(0))
+        return (texture + images // 20).to(torch.uint8)
+
+
+def test_a_viewer_may_subtract_the_mean_image(folder, tmp_path, copying, monkeypatch):
+    monkeypatch.setattr(audit_module, "load_scheme", lambda target: Haze(UNet(UNetConfig(widths=(4, 8, 8)))))
+    options = AuditOptions(threats=("ciphertext",), attacks=("copying",), device=CPU)
+    shown = run_audit("haze", str(folder), tmp_path / "audit", options)
+    seen = json.loads((tmp_path / "audit" / "viewer.json").read_text())
+    assert seen["metrics"]["reid_within"] < 0.5 < seen["metrics"]["reid_within_mean_removed"]
+    assert "BROKEN" in shown and "looking, the mean image subtracted" in shown
+    html = (tmp_path / "audit" / "index.html").read_text()
+    assert "<td>looking, without an attack</td>" in html and "<td>looking, the mean image subtracted</td>" in html
+
+
 # The threat model `recipe`, and recognition
 
 

@@ -19,7 +19,7 @@ from imageveil.audit.floors import _principal_axes, floors, guesses, yardsticks
 from imageveil.audit.leakage import measure
 from imageveil.audit.report import Curves, Page, Picture, Sheet, Table, Text, render
 from imageveil.audit.sheets import scale_for, sheet
-from imageveil.audit.similarity import protect_all, similarity
+from imageveil.audit.similarity import mean_removed, protect_all, similarity
 from imageveil.deploy.demo import PHOTOGRAPHS, demo_data, read_log, run_demo
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
@@ -168,6 +168,13 @@ def test_similarity_record(scheme_file, folder, tmp_path, capsys):
     assert "tiny on pictures, 16 images" in out and "chance 0.125" in out and "mean protected image" in out
     low, high = found["intervals"]["reid_within_mean_removed"]
     assert low <= found["metrics"]["reid_within_mean_removed"] <= high
+    less = mean_removed(found)
+    assert less["metrics"]["reid_within"] == found["metrics"]["reid_within_mean_removed"]
+    assert less["metrics"]["ssim"] == found["metrics"]["ssim_mean_removed"] and "mse_var" not in less["metrics"]
+    assert less["intervals"] == {
+        name: found["intervals"][f"{name}_mean_removed"] for name in ("ssim", "reid_top1", "reid_within")
+    }
+    assert less["floors"] == found["floors"] and less["metrics"]["reid_within_candidates"] == 8
     assert json.loads((tmp_path / "r" / "s.json").read_text())["task"] == "similarity"
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from imageveil.schemes import Scheme, load_scheme
 
 BATCH_PIXELS = 500 * 32 * 32
 FLOOR_KINDS = ("blind", "label_only")
+REMOVED = "_mean_removed"
+"""Ending of the figures of a viewer who subtracts the mean protected image."""
 
 
 def protect_all(scheme: Scheme, images: Tensor, ids: Sequence[str] | None = None) -> Tensor:
@@ -86,7 +88,8 @@ def similarity(
     protected = protect_all(scheme, data.images, data.keys)
     leakage = measure(data.images, protected, data.labels, seed=seed, perceptual=perceptual)
     residual = measure(data.images, without_mean(protected), data.labels, seed=seed)
-    kept = [name for name in ("ssim", "reid_top1", "reid_within") if name in residual.metrics]
+    names = ("ssim", "reid_top1", "reid_within")
+    left = {f"{name}{REMOVED}": name for name in names if name in residual.metrics}
     known = None if reference is None else (reference.images, reference.labels)
     return record(
         task="similarity",
@@ -94,11 +97,28 @@ def similarity(
         data=data.name,
         seed=seed,
         n=len(data),
-        metrics=leakage.metrics | {f"{name}_mean_removed": residual.metrics[name] for name in kept},
+        metrics=leakage.metrics | {key: residual.metrics[name] for key, name in left.items()},
         floors=floors(data.images, data.labels, reference=known, seed=seed) if floor is None else floor,
-        intervals=leakage.intervals | {f"{name}_mean_removed": residual.intervals[name] for name in kept},
+        intervals=leakage.intervals | {key: residual.intervals[name] for key, name in left.items()},
         seconds=round(time.monotonic() - begun, 1),
     )
+
+
+def mean_removed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the viewer who subtracts the mean protected image, from that of the one who looks as it is.
+
+    Args:
+        found: a record of the task `similarity`.
+
+    Returns:
+        The same record with that viewer's figures and intervals under their common names, and no others.
+    """
+    metrics, intervals = (
+        {name.removesuffix(REMOVED): value for name, value in found[kind].items() if name.endswith(REMOVED)}
+        for kind in ("metrics", "intervals")
+    )
+    candidates = {name: value for name, value in found["metrics"].items() if name.endswith("_candidates")}
+    return {**found, "metrics": metrics | candidates, "intervals": intervals}
 
 
 def run_similarity(scheme: str, data: str, *, split: str = "test", out: Path | None = None, seed: int = 0) -> str:
@@ -147,9 +167,9 @@ def describe(found: dict[str, Any]) -> str:
         if name in metrics
     ]
     lines += [
-        f"{name} once the mean protected image is subtracted: {metrics[f'{name}_mean_removed']:.3f}"
+        f"{name} once the mean protected image is subtracted: {metrics[f'{name}{REMOVED}']:.3f}"
         for name in ("reid_top1", "reid_within")
-        if f"{name}_mean_removed" in metrics
+        if f"{name}{REMOVED}" in metrics
     ]
     return "\n".join(lines)
 
