@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,11 +18,12 @@ from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, block_contrast
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.processor import this_processor
-from imageveil.schemes import load_scheme
+from imageveil.schemes import SCHEMES, load_scheme
 from imageveil.training.classifier import (
     Protection,
     build_classifier,
     load_classifier,
+    predict,
     save_classifier,
     train_classifier,
 )
@@ -138,6 +140,27 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     # An owner's own scheme starts from another one and becomes different.
     own = train(tmp_path / "own", init=str(whole))
     assert not torch.equal(load_scheme(own).protect(images), protected)
+    # A file is known by its content: another one under the same name is refused, the same one elsewhere is not.
+    shutil.copy(whole, tmp_path / "copy.safetensors")
+    assert train(tmp_path / "own", init=str(tmp_path / "copy.safetensors")) == own
+    shutil.copy(own, tmp_path / "copy.safetensors")
+    with pytest.raises(UsageError, match=r"other settings \(init\)"):
+        train(tmp_path / "own", init=str(tmp_path / "copy.safetensors"))
+    network, classes = load_classifier(theta)
+    network.head.weight.data *= 2
+    save_classifier(theta, network, CLASSIFIER, classes)
+    with pytest.raises(UsageError, match=r"other settings \(classifier\)"):
+        train(tmp_path / "given", test=data, classifier_file=theta)
+    with pytest.raises(UsageError, match=r"other settings \(images_sha256\)"):
+        train_scheme(
+            replace(data, images=255 - data.images),
+            tmp_path / "whole",
+            preset="smoke",
+            config=TRANSFORMATION,
+            classifier_config=CLASSIFIER,
+            seed=0,
+            device=CPU,
+        )
 
 
 @pytest.mark.parametrize("name", sorted(set(TRANSFORMATION_PRESETS) - {"paper"}))
@@ -526,6 +549,30 @@ def test_freed_memory_is_kept_and_used_again():
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(out.stdout) < 1000
+
+
+def test_a_finished_run_is_judged_again_alike_and_only_for_the_same_scheme_and_images(data, tmp_path, monkeypatch):
+    config = replace(CLASSIFIER, epochs=1)
+    judged = []
+
+    def watch(network, *args, **options):
+        judged.append(weights(network))
+        return predict(network, *args, **options)
+
+    monkeypatch.setattr("imageveil.audit.accuracy.predict", watch)
+
+    def judge(images: ImageArrays, key: bytes):
+        scheme = SCHEMES["block-shuffle"](key)
+        options = {"preset": "smoke", "augment": "live", "seed": 0, "device": CPU, "run_path": tmp_path / "run"}
+        return classify(images, images, config=config, scheme=scheme, **options)
+
+    first, again = judge(data, bytes(32)), judge(data, bytes(32))
+    assert torch.equal(judged[0], judged[1]) and first["metrics"] == again["metrics"]
+    with pytest.raises(UsageError, match=r"other settings \(scheme_sha256\)"):
+        judge(data, bytes(range(32)))
+    for other in (replace(data, images=255 - data.images), replace(data, labels=data.labels.flip(0))):
+        with pytest.raises(UsageError, match=r"other settings \(images_sha256\)"):
+            judge(other, bytes(32))
 
 
 def test_recipes_are_chosen_on_images_that_training_has_not_seen(data, capsys):

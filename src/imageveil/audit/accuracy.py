@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imageveil.audit.intervals import wilson
 from imageveil.errors import UsageError
@@ -16,6 +16,7 @@ from imageveil.networks.adaptation import build_adaptation
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.records import commit, record
 from imageveil.schemes import Scheme
+from imageveil.schemes.base import digest
 from imageveil.training.classifier import (
     Protect,
     Protection,
@@ -26,6 +27,7 @@ from imageveil.training.classifier import (
     train_classifier,
 )
 from imageveil.training.device import Device
+from imageveil.training.identity import images_digest
 from imageveil.training.run_directory import RunDirectory
 
 
@@ -97,15 +99,17 @@ def classify(
         front = build_adaptation(label, size=train.images.shape[-1], seed=seed)
         if front is None:
             raise UsageError(f"no adaptation network was published with {label}; leave --adaptation out")
-    identity = {"data": train.name, "scheme": label, "augment": augment, "adaptation": adaptation}
-    identity |= {"seed": seed, "n": len(train)}
-    run = RunDirectory(run_path, identity | as_json(config), device) if run_path is not None else None
-    weights = run_path / "classifier.safetensors" if run_path is not None else None
-    if run is not None and run.results is not None and weights is not None and weights.is_file():
-        timing, network = run.results, load_classifier(weights)[0]
-        network = device.place(network)
-    else:
-        network, timing = train_classifier(
+    run = None
+    if run_path is not None:
+        identity = {"data": train.name, "scheme": label, "augment": augment, "adaptation": adaptation}
+        identity |= {"seed": seed, "n": len(train), "images_sha256": images_digest(train)}
+        if scheme is not None:
+            # Another key of the same scheme, or another network of the same name, protects differently.
+            identity["scheme_sha256"] = digest(scheme.state()[0])
+        run = RunDirectory(run_path, identity | as_json(config), device)
+
+    def train_here() -> tuple[nn.Module, dict[str, float]]:
+        return train_classifier(
             train,
             config,
             seed=seed,
@@ -114,8 +118,20 @@ def classify(
             protection=Protection(protect=protect, live=augment == "live") if protect is not None else None,
             adaptation=front,
         )
-        if weights is not None and device.rank == 0:
-            save_classifier(weights, network, config, train.classes)
+
+    if run is None:
+        network, timing = train_here()
+    else:
+        weights = run.path / "classifier.safetensors"
+        if run.results is not None and weights.is_file():
+            timing = run.results
+        else:
+            network, timing = train_here()
+            if device.rank == 0:
+                save_classifier(weights, network, config, train.classes)
+            device.wait()
+        # Read back in either case: on disk the weights are rounded, and a repeated call must judge the same.
+        network = device.place(load_classifier(weights)[0])
     begun = time.monotonic()
     right = accuracy(predict(network, test, device=device, protect=protect), labels)
     if run is not None:

@@ -20,6 +20,7 @@ from imageveil.schemes.base import read_scheme_file, resolve_scheme
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.classifier import accuracy, load_classifier, predict, save_classifier, train_classifier
 from imageveil.training.device import Device
+from imageveil.training.identity import file_digest, images_digest
 from imageveil.training.loop import step_generator
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.run_directory import RunDirectory, private_folder, write_tensors, writing
@@ -70,7 +71,10 @@ def train_scheme(
         shape = start.network.config
         config = replace(config, widths=shape.widths, head=shape.head, top_skip=shape.top_skip, field=shape.field)
     summary: dict[str, Any] = {"data": data.name, "images": len(data), "preset": preset, "seed": seed, "init": init}
-    common = {"data": data.name, "images": len(data), "seed": seed}
+    common = {"data": data.name, "images": len(data), "images_sha256": images_digest(data), "seed": seed}
+    # The digests of what was given, not its paths: the file of another scheme or classifier may bear the same name.
+    given = {"classifier": file_digest(classifier_file)} if classifier_file is not None else {}
+    starts = {"init": file_digest(resolve_scheme(init)[0]) if init is not None else None}
     classifier = preliminary = origin = encoder = None
     needs_classifier = bool(config.gamma2 or config.lambda_ or config.two_way)
     if classifier_file is not None and not needs_classifier:
@@ -85,7 +89,7 @@ def train_scheme(
     if config.lambda_ or config.two_way:
         assert classifier is not None
         preliminary, origin, summary["preliminary"] = _preliminary_step(
-            data, out / "preliminary", config, classifier, common, seed=seed, device=device
+            data, out / "preliminary", config, classifier, common | given, seed=seed, device=device
         )
     if config.warm_epochs or config.distil:
         torch.manual_seed(seed)
@@ -104,8 +108,7 @@ def train_scheme(
         encoder=encoder,
         start=start.network if start is not None else None,
     )
-    starts = {"init": init} | ({"classifier": str(classifier_file)} if classifier_file is not None else {})
-    run = RunDirectory(out / "transformation", common | as_json(config) | starts, device)
+    run = RunDirectory(out / "transformation", common | given | starts | as_json(config), device)
     path = out / "scheme.safetensors"
     if run.results is None or not path.is_file():
         trainer, seconds = train_transformation(ingredients, config, seed=seed, device=device, run=run)
