@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from imageveil.audit.accuracy import published_adaptation
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.adaptation import (
@@ -45,6 +47,23 @@ def test_schemes_without_one_and_wrong_sizes():
         build_adaptation("extended")(torch.zeros(1, 3, 40, 32))
     with pytest.raises(UsageError, match="images only"):
         build_classifier(replace(classifier_smoke(), network="vgg13"), 10, inputs=16)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "block", "padded"), [("tanaka", 8, 40), ("extended", 8, 40), ("pixel-same", None, 36)]
+)
+def test_the_network_has_the_blocks_and_the_padded_size_of_the_key(scheme, block, padded, tiles):
+    keyed = SCHEMES[scheme](bytes(32), block=block)
+    network = published_adaptation(keyed, 36, seed=0)
+    assert network.arguments["block"] == keyed.block and network.arguments["size"] == padded
+    protected = keyed.protect(F.pad(tiles[:2], (0, 4, 0, 4)))
+    assert network(protected.float() / 255).shape == (2, network.channels, padded, padded)
+
+
+def test_a_scheme_without_an_adaptation_network_is_named():
+    for scheme, label in ((SCHEMES["block-shuffle"](bytes(32)), "block-shuffle"), (None, "none")):
+        with pytest.raises(UsageError, match=f"published with {label}"):
+            published_adaptation(scheme, 32, seed=0)
 
 
 def test_one_block_network_sees_blocks_only(tiles):

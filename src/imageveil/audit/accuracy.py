@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from imageveil.audit.intervals import wilson
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, deal_out
-from imageveil.networks.adaptation import build_adaptation
+from imageveil.networks.adaptation import Adaptation, build_adaptation
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.records import commit, record
 from imageveil.schemes import Scheme
 from imageveil.schemes.base import digest
+from imageveil.schemes.keyed import KeyedScheme
 from imageveil.training.classifier import (
     Protect,
     Protection,
@@ -42,6 +43,27 @@ def as_protect(scheme: Scheme, device: Device) -> Protect:
             return scheme.protect(images, ids=keys, generator=generator)
 
     return protect
+
+
+def published_adaptation(scheme: Scheme | None, size: int, *, seed: int) -> Adaptation:
+    """The adaptation network that was published with a scheme, for its blocks.
+
+    Args:
+        scheme: the scheme; None for plain images.
+        size: pixels on the side of the plain images, which a scheme with blocks pads to whole ones.
+        seed: decides the initial weights.
+
+    Raises:
+        UsageError: none was published.
+    """
+    front = None
+    if isinstance(scheme, KeyedScheme):
+        padded = -(-size // scheme.block) * scheme.block
+        front = build_adaptation(scheme.name, block=scheme.block, size=padded, seed=seed)
+    if front is None:
+        label = "none" if scheme is None else scheme.label
+        raise UsageError(f"no adaptation network was published with {label}; leave --adaptation out")
+    return front
 
 
 def classify(
@@ -94,11 +116,7 @@ def classify(
         raise UsageError(f"training and test images of {train.name} have different classes")
     label = "none" if scheme is None else scheme.label
     protect = as_protect(scheme, device) if scheme is not None else None
-    front = None
-    if adaptation:
-        front = build_adaptation(label, size=train.images.shape[-1], seed=seed)
-        if front is None:
-            raise UsageError(f"no adaptation network was published with {label}; leave --adaptation out")
+    front = published_adaptation(scheme, train.images.shape[-1], seed=seed) if adaptation else None
     run = None
     if run_path is not None:
         identity = {"data": train.name, "scheme": label, "augment": augment, "adaptation": adaptation}
