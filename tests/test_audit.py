@@ -21,7 +21,7 @@ from imageveil.audit.audit import AuditOptions, left_out, run_audit
 from imageveil.audit.breaks import breaks_table
 from imageveil.audit.cells import Cell, parse_choice, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
-from imageveil.audit.conclusion import conclude, evidence
+from imageveil.audit.conclusion import conclude, evidence, verdict_lines
 from imageveil.audit.control_state import ControlResult, as_json, load_controls, relevant, summarise, void_reason
 from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.recognition import Recogniser
@@ -175,7 +175,8 @@ def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying):
     found = json.loads((tmp_path / "audit" / "cells" / "gradients-confirmation" / "record.json").read_text())
     assert finding(found) == "confirms" and found["threat"] == "gradients" and found["metrics"]["confirm_top1"] == 1
     # An untrained network hides nothing: looking is enough, under any threat model.
-    assert "gradients   BROKEN      looking" in shown and "held" not in shown
+    assert "gradients   BROKEN      100.0 %     looking" in shown and "held" not in shown
+    assert '<th scope="col">candidate confirmed</th>' in (tmp_path / "audit" / "index.html").read_text()
 
 
 def test_protected_images_alone(faces_of_two, tmp_path, copying, capsys):
@@ -209,7 +210,7 @@ def test_protected_images_with_their_originals(faces_of_two, tmp_path, copying):
         threats=("pairs", "oracle"), attacks=("key-recovery",), pairs=(2,), algorithm="block-negative", device=CPU
     )
     shown = run_audit(str(where), str(originals), tmp_path / "audit", options)
-    assert "pairs       BROKEN      key-recovery" in shown and "oracle: not tried" in shown
+    assert "pairs       BROKEN                  key-recovery" in shown and "oracle: not tried" in shown
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,8 @@ def confirmed(rate: float, low: float, high: float) -> dict[str, Any]:
 
 def row(found: dict[str, Any], void: str | None = None) -> Row:
     result = outcome(found, void)
-    return Row(title=found["attack"], threat=found["threat"], record=found, outcome=result, reason=void or "")
+    attack = found["attack"] or ""
+    return Row(title=attack, threat=found["threat"], record=found, outcome=result, attack=attack, reason=void or "")
 
 
 @pytest.mark.parametrize(
@@ -507,10 +509,32 @@ def test_stronger_threats_contain_weaker_ones():
 def test_a_public_deterministic_scheme_is_lost_to_the_oracle():
     rows = [row(made("gan")), row(made("inverse-network", "oracle")), row(confirmed(1.0, 0.996, 1.0))]
     verdicts = [judge_threat(threat, rows) for threat in ("ciphertext", "oracle")]
-    assert [one.level for one in verdicts] == ["held", "confirms"]
+    assert [one.level for one in verdicts] == ["held", "held"] and verdicts[0].confirmation is None
     sentence = conclude("gan-cifar10", verdicts, preset="quick", images=1000)
     assert "can tell which image was protected" in sentence and "100.0 % [99.6 % to 100.0 %]" in sentence
-    assert "under ciphertext no attack in the budget quick" in sentence and sentence.count(". ") == 0
+    assert "under ciphertext and oracle no attack in the budget quick reconstructed" in sentence
+    assert sentence.count(". ") == 0
+
+
+def test_confirmation_hides_no_reconstruction():
+    named = made("inverse-network", "oracle", reid=(0.45, 0.42, 0.48))
+    rows = [row(named), row(confirmed(1.0, 0.996, 1.0))]
+    found = judge_threat("oracle", rows)
+    assert (found.level, found.best, found.confirmation) == ("leaks", rows[0], rows[1])
+    sentence = conclude("gan-cifar10", [found], preset="quick", images=1000)
+    assert "inverse-network names the right one" in sentence and "can tell which image was protected" in sentence
+    screen = verdict_lines("gan-cifar10", "d", [found], sentence)
+    assert screen[2].startswith("oracle      leaks       100.0 %     inverse-network: 45.0 %")
+
+
+def test_confirmation_that_failed_or_was_left_out_says_nothing_of_reconstruction():
+    rows = [row(made()), row(made("inverse-network", "oracle"))]
+    lost = Row(title="confirmation", threat="oracle", record=None, outcome="not run", attack="confirmation")
+    for more in ([row(confirmed(0.001, 0.0, 0.006), "missed")], [lost], []):
+        found = judge_threat("oracle", rows + more, missing=["confirmation"])
+        assert found.level == "held" and "can tell" not in conclude("x", [found], preset="quick", images=1000)
+    # By itself it is no attack that reconstructs, so nothing has held.
+    assert judge_threat("oracle", [rows[0], row(confirmed(0.001, 0.0, 0.006))]).level == "open"
 
 
 def test_the_sentence_names_the_weakest_attacker():

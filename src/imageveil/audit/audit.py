@@ -209,7 +209,12 @@ def _row(
     trained: Mapping[str, Path],
 ) -> Row:
     """One cell: its stored record, or that of running it now."""
-    common: dict[str, Any] = {"title": cell.title, "threat": cell.threat, "folder": folder.name}
+    common: dict[str, Any] = {
+        "title": cell.title,
+        "threat": cell.threat,
+        "attack": cell.attack,
+        "folder": folder.name,
+    }
     path = folder / "record.json"
     if path.is_file():
         found = json.loads(path.read_text())

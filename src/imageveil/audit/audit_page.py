@@ -10,10 +10,11 @@ from imageveil.audit.control_state import ControlResult, relevant
 from imageveil.audit.report import Page, Picture, Section, Sheet, Table, Text
 from imageveil.audit.subjects import Subject
 from imageveil.audit.verdict import (
+    FOUND,
     HALF,
+    JUDGED,
     LEAST_JUDGED,
     MARGIN,
-    SEVERITY,
     TIMES_FLOOR,
     Record,
     Row,
@@ -92,15 +93,32 @@ def _verdict_table(verdicts: Sequence[ThreatVerdict]) -> Table:
                 "" if record is None else rate(record),
                 "" if record is None else _number(record, "ssim"),
                 "" if record is None else _guess(record, "ssim"),
+                _confirmed(one),
             )
         )
     text = "; ".join(f"{one.threat}: {WHO[one.threat]}" for one in verdicts)
     return Table(
         heading="Verdict by threat model",
-        columns=("threat model", "verdict", "best attack", "right image named", "SSIM", "best guess"),
+        columns=(
+            "threat model",
+            "verdict",
+            "best attack",
+            "right image named",
+            "SSIM",
+            "best guess",
+            "candidate confirmed",
+        ),
         rows=rows,
-        note=f"{text}. Each contains the attacks of the weaker ones.",
+        note=f"{text}. Each contains the attacks of the weaker ones. The verdict is about what is reconstructed; "
+        "whether a candidate is confirmed stands beside it.",
     )
+
+
+def _confirmed(verdict: ThreatVerdict) -> str:
+    row = verdict.confirmation
+    if row is None:
+        return ""
+    return WORDS[row.outcome] if row.record is None else f"{WORDS[row.outcome]} {rate(row.record)}".rstrip()
 
 
 def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
@@ -147,7 +165,7 @@ def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
 def _sheets(verdict: ThreatVerdict, own: Sequence[Row], folder: Path) -> list[Section]:
     """Pictures of the threat model's own strongest attack; without judgement, of every attack."""
     able = [row for row in own if any((folder / row.folder).glob("*-reconstructed.png")) and row.folder]
-    judged = [row for row in able if row.record is not None and row.outcome in (*SEVERITY, "void")]
+    judged = [row for row in able if row.record is not None and row.outcome in JUDGED]
     if judged:
         best = max(judged, key=lambda row: float(row.record["metrics"]["ssim"]) if row.record else 0.0)
         first = verdict.best if verdict.best in judged else best
@@ -212,10 +230,10 @@ def _rules(preset: str) -> list[str]:
         "same class, since the class is known anyway. What guessing reaches stands beside it; only what lies beyond it "
         "is a leak.",
         f"BROKEN: the lower end of that rate's interval reaches {percent(HALF)} and {TIMES_FLOOR:g} times guessing. "
-        "CONFIRMS: the same holds for telling which of several candidates was protected, by somebody who can have "
-        "images protected. Leaks: the lower end lies above guessing, or SSIM or squared error over variance beat the "
-        f"best guess by more than {MARGIN:g}. Held: every attack that applies was judged on {LEAST_JUDGED} images or "
-        "more, found none of this, and passed its controls. Not judged: anything else.",
+        "Leaks: the lower end lies above guessing, or SSIM or squared error over variance beat the best guess by more "
+        f"than {MARGIN:g}. Held: every attack that applies was judged on {LEAST_JUDGED} images or more, found none of "
+        "this, and passed its controls. Not judged: anything else. CONFIRMS: who can have images protected tells which "
+        "of several candidates was protected as often as BROKEN asks; that reconstructs nothing, and counts by itself.",
         f"Attacks that train were given the budget {preset}. That they fail shows that these attacks fail within this "
         "budget, and nothing about better ones. This page shows plain images: keep it to yourself.",
     ]
@@ -223,7 +241,7 @@ def _rules(preset: str) -> list[str]:
 
 def _outcome(row: Row) -> str:
     void = row.record is not None and bool(row.record.get("void"))
-    return f"{WORDS[row.outcome]} (its controls are open)" if void and row.outcome in SEVERITY else WORDS[row.outcome]
+    return f"{WORDS[row.outcome]} (its controls are open)" if void and row.outcome in FOUND else WORDS[row.outcome]
 
 
 def _rate(record: Record, name: str | None) -> str:

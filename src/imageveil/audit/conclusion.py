@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from imageveil.attacks import THREATS
-from imageveil.audit.verdict import Record, Row, ThreatVerdict, beaten, finding, guess, headline
+from imageveil.audit.verdict import FOUND, Record, Row, ThreatVerdict, beaten, finding, guess, headline
 
 WHO = {
     "ciphertext": "somebody who has only protected images, their labels and other plain images of the kind",
@@ -65,8 +65,8 @@ def evidence(row: Row) -> str:
 def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, images: int) -> str:
     """What an owner may conclude, in one sentence, by rule.
 
-    The weakest attacker at each level of harm is named, unless a weaker one already does more harm; then who was held
-    off; then what is open.
+    The weakest attacker at each level of harm is named, unless a weaker one already does more harm; then the weakest
+    who can tell which image was protected; then who was held off; then what is open.
 
     Args:
         label: name of the scheme.
@@ -78,7 +78,6 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
     clauses, before = [], len(THREATS)
     harm = {
         "breaks": f"images protected by {label} are not private from {{who}}: {{evidence}}",
-        "confirms": "{who} can tell which image was protected: {evidence}",
         "leaks": "{who} gets more than guessing: {evidence}",
     }
     for level, text in harm.items():
@@ -86,12 +85,16 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
         if first is not None and first.best is not None and THREATS.index(first.threat) < before:
             before = THREATS.index(first.threat)
             clauses.append(text.format(who=WHO[first.threat], evidence=evidence(first.best)))
+    told = next(((one.threat, row) for one in ordered if (row := one.confirmation) and row.outcome in FOUND), None)
+    if told is not None:
+        how = "" if told[1].outcome == "confirms" else " more often than by guessing"
+        clauses.append(f"{WHO[told[0]]} can tell{how} which image was protected: {evidence(told[1])}")
     held = [one.threat for one in ordered if one.level == "held"]
     open_ = [one for one in ordered if one.level == "open"]
     if held:
         clauses.append(
-            f"under {_list(held)} no attack in the budget {preset} got more out of {images:,} protected images than "
-            "guessing does, which proves nothing about better attacks"
+            f"under {_list(held)} no attack in the budget {preset} reconstructed more from {images:,} protected images "
+            "than guessing does, which proves nothing about better attacks"
         )
     if open_:
         # A threat model inherits the doubts about those that it contains: they are counted once.
@@ -108,14 +111,24 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
 
 def verdict_lines(label: str, data: str, verdicts: Sequence[ThreatVerdict], sentence: str) -> list[str]:
     """The verdict as lines that fit one screen."""
-    lines = [f"audit of {label} on {data}", f"{'threat':11} {'verdict':11} best attack"]
+    lines = [f"audit of {label} on {data}", f"{'threat':11} {'verdict':11} {'confirmed':11} best attack"]
     for one in verdicts:
         best = "" if one.best is None or one.best.record is None else f"{one.best.title}: {rate(one.best.record)}"
-        lines.append(f"{one.threat:11} {WORDS[one.level]:11} {best}".rstrip())
+        lines.append(f"{one.threat:11} {WORDS[one.level]:11} {_confirmed(one):11} {best}".rstrip())
         lines += [f"{'':23} open: {doubt}" for doubt in one.doubts[:3]]
         if len(one.doubts) > 3:
             lines.append(f"{'':23} and {len(one.doubts) - 3} more reasons; see the page")
     return [*lines, sentence]
+
+
+def _confirmed(verdict: ThreatVerdict) -> str:
+    """How often a candidate was confirmed, or why that is not known; nothing where it was not tried."""
+    row = verdict.confirmation
+    if row is None:
+        return ""
+    if row.record is None or row.outcome not in ("nothing", *FOUND):
+        return WORDS[row.outcome]
+    return percent(row.record["metrics"]["confirm_top1"])
 
 
 def _list(names: Sequence[str]) -> str:

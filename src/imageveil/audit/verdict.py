@@ -4,10 +4,12 @@ Of one attack, from the 95 % intervals of its record:
 
 - it **breaks** the scheme where the lower end of the rate at which it names the right image (`reid_within` among images
   of one class; `reid_top1` without labels) reaches one half, and twice what guessing reaches;
-- it **confirms** where the same holds of `confirm_top1`: it only tells which of N candidates it was;
 - it **leaks** where that rate lies above what guessing reaches, or SSIM or squared error beat the best guess by more
   than `MARGIN`;
 - else it finds **nothing**.
+
+The attack that tells which of N candidates an image was is judged by `confirm_top1` in the same way, and **confirms**
+where others break. It reconstructs nothing, so it stands beside the level of a threat model and never decides it.
 
 What guessing reaches is the best of the blind and the label-only floor and of chance. A success proves itself. A
 failure counts only where the attack's controls passed; otherwise it is **void**. A threat model **held** only where at
@@ -28,7 +30,11 @@ MARGIN = 0.05
 LEAST_JUDGED = 100
 """Fewer judged images than this say nothing that reassures."""
 
-SEVERITY = ("nothing", "leaks", "confirms", "breaks")
+CONFIRMATION = "confirmation"
+"""The attack that recognises and does not reconstruct."""
+
+FOUND = ("leaks", "confirms", "breaks")
+JUDGED = ("nothing", *FOUND, "void")
 GUESSES = ("blind", "label_only", "chance")
 
 Record = Mapping[str, Any]
@@ -42,7 +48,8 @@ class Row:
         title: the attack, with its values.
         threat: under which threat model it was run.
         record: its record, or None where it could not be run.
-        outcome: one of `SEVERITY`, `void`, `unjudged` (run, but without plain images to judge it on) or `not run`.
+        outcome: one of `JUDGED`, `unjudged` (run, but without plain images to judge it on) or `not run`.
+        attack: name of the attack; empty where somebody only looks.
         reason: why it is void, unjudged or was not run.
         folder: name of its run directory.
     """
@@ -51,6 +58,7 @@ class Row:
     threat: str
     record: Record | None
     outcome: str
+    attack: str = ""
     reason: str = ""
     folder: str = ""
 
@@ -61,15 +69,18 @@ class ThreatVerdict:
 
     Attributes:
         threat: the threat model.
-        level: one of `SEVERITY` but `nothing`; `held`; or `open`, where nothing was found and failures do not count.
+        level: of what is reconstructed: `breaks`; `leaks`; `held`; or `open`, where nothing was found and failures do
+            not count.
         best: the attack that decides, the strongest that was judged; None where none was.
         doubts: why nothing that reassures is said, where the level is `open`.
+        confirmation: what came of telling which candidate an image was; None where it was not tried.
     """
 
     threat: str
     level: str
     best: Row | None
     doubts: tuple[str, ...] = ()
+    confirmation: Row | None = None
 
 
 def headline(record: Record) -> str | None:
@@ -96,7 +107,7 @@ def excess(record: Record) -> float:
 
 
 def finding(record: Record) -> str:
-    """What an attack found, one of `SEVERITY`, or `unjudged`."""
+    """What an attack found: `nothing`, one of `FOUND`, or `unjudged`."""
     name = headline(record)
     if name is None:
         return "unjudged"
@@ -135,25 +146,28 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
         rows: all attacks of the audit.
         missing: attacks that apply but were left out by choice.
     """
-    own = [row for row in rows if row.threat == threat or row.threat in CONTAINS[threat]]
-    judged = [row for row in own if row.record is not None and row.outcome in (*SEVERITY, "void")]
+    able = [row for row in rows if row.threat == threat or row.threat in CONTAINS[threat]]
+    confirmation = max((row for row in able if row.attack == CONFIRMATION), key=_strength, default=None)
+    own = [row for row in able if row.attack != CONFIRMATION]
+    judged = [row for row in own if row.outcome in JUDGED]
     best = max(judged, key=_strength, default=None)
-    if best is not None and best.outcome not in ("nothing", "void"):
-        return ThreatVerdict(threat=threat, level=best.outcome, best=best)
+    if best is not None and best.outcome in FOUND:
+        return ThreatVerdict(threat=threat, level=best.outcome, best=best, confirmation=confirmation)
     doubts = [f"{row.title}: {row.reason}" for row in own if row.outcome in ("void", "unjudged", "not run")]
-    doubts += [f"{name}: not asked for" for name in missing]
+    doubts += [f"{name}: not asked for" for name in missing if name != CONFIRMATION]
     counted = [row for row in judged if row.outcome == "nothing"]
     doubts += sorted({doubt for row in counted if row.record is not None for doubt in _weak(row.record)})
-    if not any(row.threat == threat and row.record is not None and row.record["attack"] for row in counted):
+    if not any(row.threat == threat and row.attack for row in counted):
         doubts.append(f"no attack that uses what {threat} adds was judged")
     # An attack that runs under several of the threat models raises the same doubt under each.
     different = tuple(dict.fromkeys(doubts))
-    return ThreatVerdict(threat=threat, level="open" if different else "held", best=best, doubts=different)
+    level = "open" if different else "held"
+    return ThreatVerdict(threat=threat, level=level, best=best, doubts=different, confirmation=confirmation)
 
 
 def _strength(row: Row) -> tuple[int, float]:
-    assert row.record is not None
-    return SEVERITY.index("nothing" if row.outcome == "void" else row.outcome), excess(row.record)
+    harm = {"leaks": 1, "confirms": 2, "breaks": 2}.get(row.outcome, 0)
+    return harm, float("-inf") if row.record is None else excess(row.record)
 
 
 def _weak(record: Record) -> list[str]:
