@@ -16,6 +16,7 @@ from imageveil.audit.accuracy import classify
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, block_contrast
+from imageveil.networks.vgg import QuickNet
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.processor import this_processor
 from imageveil.schemes import SCHEMES, load_scheme
@@ -40,6 +41,8 @@ CPU = Device(torch=torch.device("cpu"), bf16=False)
 # A fifth of the run for the average, so that there is one in so few steps.
 CLASSIFIER = replace(CLASSIFIER_PRESETS["smoke"](), epochs=2, batch=32, averaging=0.2)
 TRANSFORMATION = TRANSFORMATION_PRESETS["smoke"]()
+PLAIN = {"gamma1": 0, "gamma2": 0, "gamma3": 0, "lambda_": 0, "two_way": False, "joint": 0, "distil": 0}
+"""Leaves the transformation and a viewer."""
 
 
 @pytest.fixture
@@ -196,7 +199,7 @@ def test_a_missing_ingredient_is_named(data):
 
 def test_the_viewer_descends_what_the_transformation_ascends(data):
     """One pass gives both: the viewer's gradient lowers its error, the transformation's raises it."""
-    config = replace(TRANSFORMATION, gamma1=0, gamma2=0, gamma3=0, lambda_=0, two_way=False, joint=0, distil=0)
+    config = replace(TRANSFORMATION, **PLAIN)
     trainer = TransformationTrainer(Ingredients(data=data), config, seed=0, device=CPU)
     viewer = trainer.networks["viewer"].eval()
     x = data.images[:8].float() / 255
@@ -419,6 +422,23 @@ def test_quick_net_starts_by_passing_on_what_it_is_given(tiles):
     passed = min(first.shape[1], whitened.shape[1])
     assert torch.equal(first[:, :passed], whitened[:, :passed])
     assert not any(m.weight.requires_grad for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_statistics_of_some_images_come_from_all_classes_of_a_sorted_folder(data, monkeypatch, in_order):
+    order = data.labels.sort(stable=True).indices if in_order else torch.arange(256)
+    some = data.subset(order)
+    expected = torch.arange(8) * 32 if in_order else torch.arange(8)
+    monkeypatch.setattr("imageveil.training.transformation.MEAN_IMAGE_SAMPLE", 8)
+    monkeypatch.setattr("imageveil.training.classifier.WHITENING_IMAGES", 8)
+    trainer = TransformationTrainer(Ingredients(data=some), replace(TRANSFORMATION, **PLAIN), seed=0, device=CPU)
+    mean = some.images[expected].float().mean(dim=0, keepdim=True) / 255
+    assert torch.equal(trainer.mean_image, mean)
+    seen = []
+    monkeypatch.setattr(QuickNet, "whiten", lambda _, images: seen.append(images))
+    protection = Protection(protect=lambda images, keys, generator: 255 - images)
+    train_classifier(some, CLASSIFIER, seed=0, device=CPU, stop_after=1, protection=protection)
+    assert torch.equal(seen[0], (255 - some.images[expected]).float() / 255)
 
 
 def test_the_average_spans_a_share_of_the_run(data):

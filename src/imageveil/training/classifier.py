@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from imageveil.errors import UsageError
-from imageveil.images.arrays import ImageArrays
+from imageveil.images.arrays import ImageArrays, judged
 from imageveil.images.augment import crop_and_flip
 from imageveil.networks.adaptation import Adaptation, Adapted, build_adaptation
 from imageveil.networks.classifiers import CLASSIFIERS, describe_classifier
@@ -90,26 +90,27 @@ def train_classifier(
     torch.manual_seed(seed)
     if network is None:
         network = build_classifier(config, len(data.classes), inputs=3 if adaptation is None else adaptation.channels)
-    count, keys = len(data), data.keys
+    count = len(data)
     protect_seconds = 0.0
 
-    def protected(images: Tensor, indices: Tensor, generator: torch.Generator | None) -> Tensor:
+    def protected(images: Tensor, keys: list[str], generator: torch.Generator | None) -> Tensor:
         nonlocal protect_seconds
         assert protection is not None
         begun = time.monotonic()
-        out = protection.protect(images, [keys[int(i)] for i in indices], generator)
+        out = protection.protect(images, keys, generator)
         protect_seconds += time.monotonic() - begun
         return out
 
     images = data.images
     if protection is not None and not protection.live:
-        parts = torch.split(torch.arange(count), 1000)
-        images = torch.cat([protected(images[part], part, None) for part in parts])
+        parts = [slice(start, start + 1000) for start in range(0, count, 1000)]
+        images = torch.cat([protected(images[part], data.keys[part], None) for part in parts])
     if isinstance(network, QuickNet) and adaptation is None:
-        part = torch.arange(min(WHITENING_IMAGES, count))
-        sample = images[part]
+        # From all classes, where a folder is sorted by them.
+        some = judged(replace(data, images=images), WHITENING_IMAGES)
+        sample = some.images
         if protection is not None and protection.live:
-            sample = protected(sample, part, step_generator(seed, 0, stream=3))
+            sample = protected(sample, some.keys, step_generator(seed, 0, stream=3))
         network.whiten(sample.float() / 255)
     if adaptation is not None:
         network = Adapted(adaptation, network)
@@ -131,7 +132,7 @@ def train_classifier(
             images[indices], generator, padding=config.padding, reflect=config.reflect, mirrored=mirrored
         )
         if protection is not None and protection.live:
-            views = protected(views, indices, generator)
+            views = protected(views, [data.keys[int(i)] for i in indices], generator)
         set_rates(optimizers, config.schedule, step / total)
         with device.autocast():
             logits = network(device.batch(views)).float()
@@ -176,9 +177,9 @@ def train_classifier(
         device=device,
         stop_after=stop_after,
     )
-    judged = average.module if average is not None else network
-    average_buffers(device, judged)
-    return judged.eval(), {"seconds": seconds, "protect_seconds": protect_seconds}
+    final = average.module if average is not None else network
+    average_buffers(device, final)
+    return final.eval(), {"seconds": seconds, "protect_seconds": protect_seconds}
 
 
 @torch.no_grad()

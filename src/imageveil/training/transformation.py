@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imageveil.errors import UsageError
-from imageveil.images.arrays import ImageArrays
+from imageveil.images.arrays import ImageArrays, judged
 from imageveil.images.augment import crop_and_flip, zoomed
 from imageveil.networks.feature_extractor import FeatureExtractor
 from imageveil.networks.patchgan import PatchGAN
@@ -101,7 +101,7 @@ class TransformationTrainer:
         if config.lambda_:
             parameters = [p for name in sorted(judges & set(self.networks)) for p in self.networks[name].parameters()]
             self.optimizers.append(torch.optim.Adam(parameters, lr=config.discriminator_lr, betas=betas))
-        sample = ingredients.data.images[:MEAN_IMAGE_SAMPLE]
+        sample = judged(ingredients.data, MEAN_IMAGE_SAMPLE).images
         self.mean_image = (sample.float().mean(dim=0, keepdim=True) / 255).to(device.torch)
 
     def _joint_classifier(self) -> nn.Module:
