@@ -255,6 +255,30 @@ def test_a_viewer_may_subtract_the_mean_image(folder, tmp_path, copying, monkeyp
     assert "<td>looking, without an attack</td>" in html and "<td>looking, the mean image subtracted</td>" in html
 
 
+@pytest.mark.parametrize("option", ["classifier", "recogniser"])
+def test_another_network_does_not_continue_an_audit(option, key, folder, faces_of_two, tmp_path, copying):
+    eyes = []
+    for number in range(2):
+        torch.manual_seed(number)
+        network = build_classifier(classifier_smoke(), 2)
+        network.whiten(faces_of_two.images.float() / 255)
+        eyes.append(tmp_path / f"{number}.safetensors")
+        save_classifier(eyes[-1], network, classifier_smoke(), faces_of_two.classes)
+
+    def again(eye: Path | None) -> str:
+        options = AuditOptions(threats=("ciphertext",), attacks=("copying",), device=CPU, **{option: eye})
+        return run_audit(str(key), str(folder), tmp_path / "audit", options)
+
+    again(eyes[0])
+    for other in (eyes[1], None):
+        with pytest.raises(UsageError, match=f"other settings .*{option}"):
+            again(other)
+    moved = eyes[0].rename(tmp_path / "moved.safetensors")
+    assert "open " in again(moved)
+    with pytest.raises(UsageError, match="nowhere"):
+        again(tmp_path / "nowhere")
+
+
 # The threat model `recipe`, and recognition
 
 

@@ -5,6 +5,7 @@ sheets and, for an attack that trains, its own run directory; and `index.html`. 
 a record and continues trained attacks where they were stopped.
 """
 
+import hashlib
 import json
 import sys
 import time
@@ -153,7 +154,7 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         pairs=options.pairs,
         preset=options.preset,
     )
-    identity = {**subject.identity, "preset": options.preset, "seed": options.seed}
+    identity = {**subject.identity, "preset": options.preset, "seed": options.seed, **given_networks(options)}
     RunDirectory(out, identity, options.device)
     rows = _viewers(subject, out)
     for number, cell in enumerate(cells):
@@ -171,6 +172,22 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
     lines = verdict_lines(subject.label, subject.data, verdicts, sentence)
     lines += [f"{threat}: not tried: {reason}" for threat, reason in subject.impossible.items()]
     return "\n".join([*lines, f"open {out / 'index.html'}"])
+
+
+def given_networks(options: AuditOptions) -> dict[str, str]:
+    """SHA-256 of the files of networks that an audit was given, by option, so that others do not continue it.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    found = {}
+    for name, path in (("classifier", options.classifier), ("recogniser", options.recogniser)):
+        if path is not None:
+            try:
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise UsageError(f"--{name} {path} cannot be read: {error.strerror}") from error
+    return found
 
 
 def left_out(threat: str, algorithm: str, attacks: Sequence[str]) -> list[str]:
