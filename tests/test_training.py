@@ -372,6 +372,17 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     assert (tmp_path / "classifier").read_bytes() == before and not (tmp_path / "classifier.tmp").exists()
 
 
+def test_the_number_of_processes_belongs_to_the_settings(tmp_path):
+    two = replace(CPU, world=2)
+    RunDirectory(tmp_path / "one", {}, CPU)
+    assert json.loads((tmp_path / "one" / "config.json").read_text()) == {}
+    RunDirectory(tmp_path / "two", {}, two)
+    RunDirectory(tmp_path / "two", {}, two)
+    for folder, device in (("one", two), ("two", CPU)):
+        with pytest.raises(UsageError, match=r"other settings \(world\)"):
+            RunDirectory(tmp_path / folder, {}, device)
+
+
 def test_a_diverged_run_says_so(tmp_path):
     with pytest.raises(RunError, match="diverged at step 1"):
         run_steps(
@@ -468,11 +479,14 @@ def test_overrides_are_checked_and_converted():
 
 
 DISTRIBUTED = """
+import sys
+from pathlib import Path
 import torch
 from imageveil.images.arrays import ImageArrays
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS
 from imageveil.training.device import average_buffers, average_gradients, leave_processes, open_device
-from imageveil.training.transformation import Ingredients, TransformationTrainer
+from imageveil.training.pipeline import train_scheme
+from imageveil.training.transformation import Ingredients, TransformationTrainer, train_transformation
 from dataclasses import replace
 
 torch.set_num_threads(1)
@@ -504,6 +518,15 @@ network = torch.nn.BatchNorm2d(3)
 network.running_mean.fill_(float(device.rank))
 average_buffers(device, network)
 assert torch.equal(network.running_mean, torch.full((3,), 0.5)) and network.num_batches_tracked == 0
+# So does a finished transformation, whose file is there for every process when training returns.
+trainer, _ = train_transformation(given, config, seed=0, device=device)
+statistics = torch.cat([b.float().flatten() for n in trainer.networks.values() for b in n.buffers()])
+torch.distributed.all_gather(all_of_them := [torch.empty_like(statistics) for _ in range(2)], statistics)
+assert torch.equal(all_of_them[0], all_of_them[1])
+recipe = replace(CLASSIFIER_PRESETS["smoke"](), epochs=1)
+path = train_scheme(data, Path(sys.argv[1]), preset="smoke", config=config, classifier_config=recipe, seed=0,
+                    device=device)
+assert path.is_file()
 print("agreed")
 leave_processes()
 raise SystemExit("still here")
@@ -513,7 +536,8 @@ raise SystemExit("still here")
 def test_two_processes_agree(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(DISTRIBUTED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(script), str(tmp_path / "run")]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -122,6 +122,7 @@ def train_scheme(
                 # G_BA undoes the scheme: it stays here and never enters a scheme file.
                 write_tensors(out / "inverse.safetensors", _plain_state(trainer.networks["backward"]))
         run.finish(summary["transformation"])
+        device.wait()
     return path
 
 

@@ -73,9 +73,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 class RunDirectory:
     """The directory of one run.
 
+    Several processes share one directory, in which process 0 writes. Each draws its own share of the randomness, so
+    their number belongs to the configuration. A checkpoint holds the networks of process 0: weights are the same in
+    all, but the running statistics of batch norm, which every process gathers on its share until they are averaged at
+    the end, go on from those of process 0. A resumed run of several processes is therefore close to an uninterrupted
+    one and not equal to it; with one process it is equal.
+
     Args:
         path: the directory; made if missing.
         config: everything that decides the result. A directory that holds another configuration is refused.
+        device: where the run computes, with how many processes.
 
     Raises:
         UsageError: the directory holds a run of another configuration.
@@ -86,7 +93,7 @@ class RunDirectory:
         self.path = path
         self.main = device.rank == 0
         self.checkpoint = path / "checkpoint" / "state.safetensors"
-        config = json.loads(json.dumps(config))
+        config = json.loads(json.dumps(dict(config) | ({"world": device.world} if device.world > 1 else {})))
         existing = path / "config.json"
         with writing(path):
             private_folder(path)

@@ -15,7 +15,7 @@ from imageveil.networks.patchgan import PatchGAN
 from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig
 from imageveil.presets import TransformationConfig
 from imageveil.training import objectives
-from imageveil.training.device import Device, average_gradients
+from imageveil.training.device import Device, average_buffers, average_gradients
 from imageveil.training.loop import epoch_batches, run_steps, step_generator
 from imageveil.training.optimizers import set_rates
 from imageveil.training.run_directory import RunDirectory
@@ -305,4 +305,6 @@ def train_transformation(
         device=device,
         stop_after=stop_after,
     )
+    for network in trainer.networks.values():
+        average_buffers(device, network)
     return trainer, seconds
