@@ -623,3 +623,5 @@ def test_the_cheapest_attack_that_breaks(tmp_path):
     lines = breaks_table(tmp_path).splitlines()
     assert len(lines) == 6 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
     assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")
+    write_json(tmp_path / "b.json", found["b"] | {"seconds": 0.04})
+    assert "500 plain images | < 0.1 |" in breaks_table(tmp_path)

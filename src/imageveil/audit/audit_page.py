@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imageveil import __version__
-from imageveil.audit.conclusion import WHO, WORDS, percent, rate
+from imageveil.audit.conclusion import WHO, WORDS, duration, percent, rate
 from imageveil.audit.control_state import ControlResult, relevant
 from imageveil.audit.report import Page, Picture, Section, Sheet, Table, Text
 from imageveil.audit.subjects import Subject
@@ -143,7 +143,7 @@ def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
                 _number(record, "ssim"),
                 *_all_floors(record, "ssim"),
                 _number(record, "mse_var"),
-                "" if record["seconds"] is None else f"{record['seconds']:.1f}",
+                duration(record),
                 *((_number(record, "recognition"), *_all_floors(record, "recognition")) if recognised else ()),
             )
         )

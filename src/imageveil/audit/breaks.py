@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imageveil.attacks import THREATS
-from imageveil.audit.conclusion import percent
+from imageveil.audit.conclusion import duration, percent
 from imageveil.audit.verdict import Record, breaks, excess, guess, headline
 from imageveil.errors import UsageError
 from imageveil.records import made_on, read_records
@@ -73,14 +73,13 @@ def _line(records: Sequence[Record]) -> str:
         pairs=int(metrics.get("attacker_pairs", 0)),
     )
     void = " (its controls are open)" if best.get("void") else ""
-    seconds = "" if best["seconds"] is None else f"{best['seconds']:.1f}"
     cells = (
         best["scheme"],
         best["data"],
         f"{note}{best['attack']}{void}",
         best["threat"],
         needs,
-        seconds,
+        duration(best),
         f"{metrics['ssim']:.3f}",
         f"{percent(metrics[name])} [{percent(low)} to {percent(high)}]"
         + ("" if name == "reid_within" else f" ({name})"),

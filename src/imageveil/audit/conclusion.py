@@ -34,6 +34,14 @@ def percent(value: float) -> str:
     return f"{value:.1%}".replace("%", " %")
 
 
+def duration(record: Record) -> str:
+    """An attack's seconds for people; nothing where they were not measured."""
+    seconds = record["seconds"]
+    if seconds is None:
+        return ""
+    return "< 0.1" if round(seconds, 1) == 0 else f"{seconds:.1f}"
+
+
 def rate(record: Record) -> str:
     """The headline's figure with its interval and what guessing reaches, or nothing where it was not judged."""
     name = headline(record)
