@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,3 +40,21 @@ def test_wrong_use_is_one_sentence_and_code_2(arguments, words):
     assert done.returncode == 2
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("given", "seed"), [([], None), (["--seed", "3"], 3)])
+def test_train_draws_its_seed_unless_one_is_given(given, seed, monkeypatch):
+    from imageveil.cli import app
+
+    seen = []
+
+    def train_scheme(*_, **options):
+        seen.append(options["seed"])
+        return "scheme"
+
+    monkeypatch.setattr("imageveil.images.arrays.load_splits", lambda data: (None, None))
+    monkeypatch.setattr("imageveil.training.pipeline.train_scheme", train_scheme)
+    done = CliRunner().invoke(
+        app, ["train", "--data", "x", "--out", "y", "--preset", "smoke", "--device", "cpu", *given]
+    )
+    assert done.exit_code == 0 and seen == [seed]

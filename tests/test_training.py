@@ -15,7 +15,7 @@ import torch
 from imageveil.audit.accuracy import classify
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
-from imageveil.networks.unet import EncoderClassifier, block_contrast
+from imageveil.networks.unet import EncoderClassifier, UNet, block_contrast
 from imageveil.networks.vgg import QuickNet
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.processor import this_processor
@@ -29,12 +29,13 @@ from imageveil.training.classifier import (
     train_classifier,
 )
 from imageveil.training.device import Device, open_device
-from imageveil.training.loop import epoch_batches, run_steps
+from imageveil.training.loop import epoch_batches, run_steps, step_generator
 from imageveil.training.objectives import viewer_scores
 from imageveil.training.optimizers import build_optimizers, orthogonalise, schedule, set_rates
 from imageveil.training.pipeline import balanced_subset, train_scheme
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.run_directory import RunDirectory, flatten_state, unflatten_state, write_tensors
+from imageveil.training.seeds import own_field
 from imageveil.training.transformation import Ingredients, TransformationTrainer, forward_shape
 
 CPU = Device(torch=torch.device("cpu"), bf16=False)
@@ -164,6 +165,61 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
             seed=0,
             device=CPU,
         )
+
+
+def test_without_a_seed_everyone_gets_a_scheme_of_their_own(data, tmp_path):
+    few = data.subset(torch.arange(0, 256, 8))
+    config = replace(TRANSFORMATION, **PLAIN, steps=2, warm_epochs=0)
+
+    def train(out: str, seed: int | None = None, **options) -> UNet:
+        path = train_scheme(
+            few, tmp_path / out, preset="smoke", config=config, classifier_config=CLASSIFIER, seed=seed, device=CPU,
+            **options,
+        )  # fmt: skip
+        return load_scheme(path).network
+
+    first, other = train("first"), train("other")
+    assert not torch.equal(first.encoder.field, other.encoder.field)
+    secret = tmp_path / "first" / "seed"
+    assert secret.stat().st_mode & 0o077 == 0 and len(bytes.fromhex(secret.read_text())) == 32
+    # The file of the scheme does not say it; the same call in the same directory takes it up again.
+    scheme = tmp_path / "first" / "scheme.safetensors"
+    assert load_scheme(scheme).training["seed"] is None
+    number = str(int(secret.read_text(), 16)).encode()
+    for path in tmp_path.glob("first/**/*"):
+        if path.is_file() and path != secret:
+            content = path.read_bytes()
+            assert number not in content and secret.read_bytes().strip() not in content
+    scheme.unlink()
+    assert torch.equal(weights(train("first")), weights(first))
+    with pytest.raises(UsageError, match=r"other settings \(seed\)"):
+        train("first", seed=0)
+    secret.unlink()
+    with pytest.raises(UsageError, match=r"other settings \(seed\)"):
+        train("first")
+    secret.write_text("0f")
+    with pytest.raises(RunError, match="seed is damaged"):
+        train("first")
+    # The owner's field of a continued scheme, too, and one seed gives one scheme.
+    public = str(tmp_path / "other" / "scheme.safetensors")
+    mine, yours = (train(out, init=public) for out in ("mine", "yours"))
+    assert not torch.equal(mine.encoder.field, yours.encoder.field)
+    seeded = [weights(train(out, seed=1, init=public)) for out in ("a", "b")]
+    assert torch.equal(*seeded)
+
+
+def test_a_drawn_seed_is_spent_in_full():
+    # torch's generator takes the low 32 bits of a seed, and these two differ in the highest.
+    one, two = (1 << 255) + 5, (1 << 254) + 5
+    for draw in (
+        lambda seed: own_field(seed, 1),
+        lambda seed: torch.rand(8, generator=step_generator(seed, 0)),
+        lambda seed: epoch_batches(100, 100, seed, 0, CPU),
+    ):
+        assert torch.equal(draw(one), draw(one)) and not torch.equal(draw(one), draw(two))
+    field = own_field(one, 2)
+    assert field.shape == (2, 64, 64) and field.abs().max() <= 1
+    assert abs(field.mean()) < 0.03 and field.var() == pytest.approx(1 / 3, abs=0.02)
 
 
 @pytest.mark.parametrize("name", sorted(set(TRANSFORMATION_PRESETS) - {"paper"}))

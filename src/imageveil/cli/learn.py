@@ -20,9 +20,12 @@ def train(
     classifier: Annotated[
         Path | None, typer.Option(help="h_theta, from `classify --preset theta`; one is trained otherwise.")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="Continue from this scheme with your own seed and images.")] = None,
+    init: Annotated[str | None, typer.Option(help="Continue from this scheme with your own images.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the scheme in records.")] = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="For experiments; by default a secret one is drawn and kept in the run directory."),
+    ] = None,
     device: DeviceName = "auto",
     precision: Precision = "auto",
     overrides: Overrides = None,

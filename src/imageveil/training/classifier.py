@@ -23,7 +23,7 @@ from imageveil.networks.vgg import QuickNet
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.schemes.controls import ClassScheme
 from imageveil.training.device import Device, average_buffers, average_gradients
-from imageveil.training.loop import epoch_batches, run_steps, step_generator
+from imageveil.training.loop import epoch_batches, run_steps, seed_weights, step_generator
 from imageveil.training.optimizers import build_optimizers, set_rates
 from imageveil.training.run_directory import RunDirectory, write_tensors
 
@@ -87,7 +87,7 @@ def train_classifier(
         `protect_seconds`.
     """
     labels = data.require_labels()
-    torch.manual_seed(seed)
+    seed_weights(seed)
     if network is None:
         network = build_classifier(config, len(data.classes), inputs=3 if adaptation is None else adaptation.channels)
     count = len(data)

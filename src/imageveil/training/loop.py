@@ -4,6 +4,7 @@ A step draws all its randomness from (seed, step), so a resumed run needs no gen
 not interrupted.
 """
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,10 +22,26 @@ STEPS_PER_LINE = 50
 LEAST_LINES = 20
 
 
+SMALL_SEEDS = 1 << 64
+"""Seeds below are numbers that a user gave; others were drawn (see `imageveil.training.seeds`) and are longer."""
+
+
 def step_generator(seed: int, step: int, *, stream: int = 0) -> torch.Generator:
-    """The source of randomness of one step: a function of seed, step and stream only."""
+    """The source of randomness of one step: a function of seed, step and stream only.
+
+    torch seeds a generator with 32 bits. Those of a drawn seed are a hash, so that all its bits decide the steps of a
+    run together.
+    """
+    if seed >= SMALL_SEEDS:
+        hashed = hashlib.sha256(f"{seed} {step} {stream}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(hashed[:4], "little"))
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) % 2**63
     return torch.Generator().manual_seed(mixed)
+
+
+def seed_weights(seed: int) -> None:
+    """Seed the generator that initial weights are drawn from."""
+    torch.manual_seed(seed if seed < SMALL_SEEDS else step_generator(seed, 0, stream=6).initial_seed())
 
 
 def epoch_batches(count: int, batch: int, seed: int, step: int, device: Device) -> Tensor:

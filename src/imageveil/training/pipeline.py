@@ -4,6 +4,7 @@
 A preset that starts warm has a fourth: the encoder, trained as a plain classifier.
 """
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.classifier import accuracy, load_classifier, predict, save_classifier, train_classifier
 from imageveil.training.device import Device
 from imageveil.training.identity import file_digest, images_digest
-from imageveil.training.loop import step_generator
+from imageveil.training.loop import seed_weights
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.run_directory import RunDirectory, private_folder, write_tensors, writing
+from imageveil.training.seeds import kept_seed, own_field
 from imageveil.training.transformation import Ingredients, train_transformation
 
 
@@ -34,7 +36,7 @@ def train_scheme(
     preset: str,
     config: TransformationConfig,
     classifier_config: ClassifierConfig,
-    seed: int,
+    seed: int | None,
     device: Device,
     test: ImageArrays | None = None,
     init: str | None = None,
@@ -49,7 +51,8 @@ def train_scheme(
         preset: name of the preset, for the scheme's metadata.
         config: how the transformation is learned.
         classifier_config: how h_theta is learned, and with how many images a step the warm encoder.
-        seed: decides every random choice.
+        seed: decides every random choice. None draws one from the operating system and keeps it in `out`: with a
+            seed that others know, or can guess, anyone who has the images can learn the same network.
         device: where to train.
         test: held-out images for the classifiers' accuracy in the results.
         init: scheme to continue from, instead of starting warm.
@@ -64,21 +67,27 @@ def train_scheme(
             `classifier_file` is not a classifier of these classes.
         RunError: a loss is not finite, or the run directory cannot be read or written.
     """
-    with writing(out):
-        private_folder(out)
-    start = _start_from(init, seed) if init is not None else None
+    start = _start_from(init) if init is not None else None
     if start is not None:
         shape = start.network.config
         config = replace(config, widths=shape.widths, head=shape.head, top_skip=shape.top_skip, field=shape.field)
-    summary: dict[str, Any] = {"data": data.name, "images": len(data), "preset": preset, "seed": seed, "init": init}
-    common = {"data": data.name, "images": len(data), "images_sha256": images_digest(data), "seed": seed}
-    # The digests of what was given, not its paths: the file of another scheme or classifier may bear the same name.
-    given = {"classifier": file_digest(classifier_file)} if classifier_file is not None else {}
-    starts = {"init": file_digest(resolve_scheme(init)[0]) if init is not None else None}
-    classifier = preliminary = origin = encoder = None
     needs_classifier = bool(config.gamma2 or config.lambda_ or config.two_way)
     if classifier_file is not None and not needs_classifier:
         raise UsageError(f"the preset {preset!r} has no use for a classifier: leave --classifier out")
+    # The digests of what was given, not its paths: the file of another scheme or classifier may bear the same name.
+    given = {"classifier": file_digest(classifier_file)} if classifier_file is not None else {}
+    starts = {"init": file_digest(resolve_scheme(init)[0]) if init is not None else None}
+    summary: dict[str, Any] = {"data": data.name, "images": len(data), "preset": preset, "seed": seed, "init": init}
+    common = {"data": data.name, "images": len(data), "images_sha256": images_digest(data), "seed": seed}
+    with writing(out):
+        private_folder(out)
+    drawn = seed is None
+    if seed is None:
+        # It is as secret as the scheme: it stays in its file, and configurations know it by its digest.
+        seed = kept_seed(out, device)
+        common["seed"] = f"drawn, SHA-256 {hashlib.sha256(str(seed).encode()).hexdigest()}"
+    field = own_field(seed, config.field) if drawn or start is not None else None
+    classifier = preliminary = origin = encoder = None
     if needs_classifier:
         if classifier_file is not None:
             classifier, summary["classifier"] = _read_classifier(classifier_file, data, test, device)
@@ -92,8 +101,10 @@ def train_scheme(
             data, out / "preliminary", config, classifier, common | given, seed=seed, device=device
         )
     if config.warm_epochs or config.distil:
-        torch.manual_seed(seed)
+        seed_weights(seed)
         plain = EncoderClassifier(UNetConfig(widths=config.widths, field=config.field), max(len(data.classes), 1))
+        if drawn and field is not None:
+            plain.encoder.field.copy_(field)
         recipe = replace(classifier_config, network="encoder", epochs=max(config.warm_epochs, 1))
         network, summary["encoder"] = _classifier_step(
             data, out / "encoder", recipe, common, seed=seed, device=device, test=test, network=plain
@@ -107,6 +118,7 @@ def train_scheme(
         origin=origin,
         encoder=encoder,
         start=start.network if start is not None else None,
+        field=field,
     )
     run = RunDirectory(out / "transformation", common | given | starts | as_json(config), device)
     path = out / "scheme.safetensors"
@@ -126,15 +138,13 @@ def train_scheme(
     return path
 
 
-def _start_from(init: str, seed: int) -> LearnedScheme:
-    """Open the scheme to continue from, with a fixed pattern of the owner's own."""
+def _start_from(init: str) -> LearnedScheme:
+    """Open the scheme to continue from."""
     path, _ = resolve_scheme(init)
     tensors, kind, metadata = read_scheme_file(path)
     if kind != LearnedScheme.name:
         raise UsageError(f"--init {init}: only a learned scheme can be continued from, this one is {kind!r}")
-    scheme = LearnedScheme.from_state(tensors, metadata)
-    scheme.network.encoder.field.uniform_(-1, 1, generator=step_generator(seed, 0, stream=4))
-    return scheme
+    return LearnedScheme.from_state(tensors, metadata)
 
 
 def _read_classifier(

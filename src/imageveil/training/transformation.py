@@ -16,7 +16,7 @@ from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig
 from imageveil.presets import TransformationConfig
 from imageveil.training import objectives
 from imageveil.training.device import Device, average_buffers, average_gradients
-from imageveil.training.loop import epoch_batches, run_steps, step_generator
+from imageveil.training.loop import epoch_batches, run_steps, seed_weights, step_generator
 from imageveil.training.optimizers import set_rates
 from imageveil.training.run_directory import RunDirectory
 
@@ -34,6 +34,7 @@ class Ingredients:
         origin: for each image of P the index in `data` of the image it was made from.
         encoder: a plain classifier to start warm from.
         start: a transformation network to continue from.
+        field: the fixed pattern of the transformation network; None leaves the one it has.
     """
 
     data: ImageArrays
@@ -42,6 +43,7 @@ class Ingredients:
     origin: Tensor | None = None
     encoder: EncoderClassifier | None = None
     start: UNet | None = None
+    field: Tensor | None = None
 
 
 def forward_shape(config: TransformationConfig) -> UNetConfig:
@@ -64,11 +66,13 @@ class TransformationTrainer:
             raise UsageError("this preset needs preliminary protected images; make them first or set lambda_=0")
         if config.gamma2 or config.joint or config.two_way:
             ingredients.data.require_labels()
-        torch.manual_seed(seed)
+        seed_weights(seed)
         backward_shape = UNetConfig(widths=config.backward_widths, top_skip=len(config.backward_widths) > 3)
         forward = ingredients.start or UNet(forward_shape(config))
         if ingredients.encoder is not None and ingredients.start is None:
             forward.encoder.load_state_dict(ingredients.encoder.encoder.state_dict())
+        if ingredients.field is not None:
+            forward.encoder.field.copy_(ingredients.field)
         self.networks: dict[str, nn.Module] = {"forward": forward}
         if config.gamma3 or config.two_way:
             self.networks["backward"] = UNet(backward_shape)
