@@ -14,6 +14,7 @@ from PIL import Image
 
 from imageveil import cli
 from imageveil.attacks import ATTACKS, THREATS, Attack, Reconstruction, make_attack
+from imageveil.attacks.knowledge import PublicScheme
 from imageveil.audit import audit as audit_module
 from imageveil.audit import control_table
 from imageveil.audit.attack import build_knowledge
@@ -22,7 +23,15 @@ from imageveil.audit.breaks import breaks_table
 from imageveil.audit.cells import Cell, parse_choice, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.conclusion import conclude, evidence, verdict_lines
-from imageveil.audit.control_state import ControlResult, as_json, load_controls, relevant, summarise, void_reason
+from imageveil.audit.control_state import (
+    ControlResult,
+    as_json,
+    form,
+    load_controls,
+    relevant,
+    summarise,
+    void_reason,
+)
 from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.verdict import Row, breaks, finding, judge_threat, outcome
@@ -573,27 +582,86 @@ def test_the_sentence_names_the_weakest_attacker():
 # Controls
 
 
-def control(attack: str, scheme: str, passed: bool) -> ControlResult:
-    return ControlResult(
-        attack=attack,
-        scheme=scheme,
-        data="d",
-        threat="ciphertext",
-        metric="ssim",
-        target=0.5,
-        value=0.4,
-        passed=passed,
-        commit="",
-    )
+def control(attack: str, scheme: str, passed: bool, **changes: Any) -> ControlResult:
+    values = {"threat": "ciphertext", "metric": "ssim", "target": 0.5, "value": 0.4, "commit": "", "data": "d"}
+    return ControlResult(attack=attack, scheme=scheme, passed=passed, **(values | changes))
+
+
+def cell(attack: str, threat: str = "ciphertext", **values: Any) -> Cell:
+    return Cell(attack=attack, threat=threat, values=values)
 
 
 def test_which_controls_speak():
-    controls = [control("gan", "tanaka", False), control("gan", "random-conv", True), control("sdar", "blur", True)]
-    assert void_reason("gan", "learned", controls) is None and void_reason("sdar", "learned", controls) is None
-    assert "missed its control on tanaka" in void_reason("gan", "tanaka", controls)
-    assert void_reason("gan", "extended", controls) is not None  # speaks for all: one was missed
-    assert void_reason("jigsaw", "tanaka", controls) == "no control of this attack is recorded"
-    assert len(relevant("gan", "extended", controls)) == 2
+    controls = [
+        control("sia-gan", "tanaka", False),
+        control("sia-gan", "random-conv", True),
+        control("sdar", "blur", True),
+    ]
+    assert void_reason(cell("sia-gan"), "learned", controls) is None
+    assert void_reason(cell("sdar", "recipe"), "learned", controls) is None
+    assert "missed its control on tanaka" in void_reason(cell("sia-gan"), "tanaka", controls)
+    assert void_reason(cell("sia-gan"), "extended", controls) is not None  # speaks for all: one was missed
+    assert void_reason(cell("jigsaw"), "tanaka", controls).startswith("no control of this attack is recorded")
+    assert len(relevant(cell("sia-gan"), "extended", controls)) == 2
+
+
+def test_each_generator_has_its_own_control():
+    controls = [control("gan", "tanaka", True)]
+    assert void_reason(cell("gan"), "extended", controls) is None
+    assert void_reason(cell("gan", generator="block"), "learned", controls) is None
+    command = "make one with: imageveil controls --data DATA --out FOLDER --only gan --only inverse-network"
+    for algorithm, generator in (("learned", "unet"), ("unknown", "unet"), ("pixel-same", "pixel")):
+        reason = void_reason(cell("gan"), algorithm, controls)
+        assert reason.startswith(f"no control of this attack with its {generator} generator") and command in reason
+    assert void_reason(cell("gan"), "learned", [*controls, control("gan", "random-conv", True)]) is None
+    # What the controls are told is what the attack does.
+    for name, kind in SCHEMES.items():
+        public = PublicScheme(name=name, block=getattr(kind, "default_block", None), key_per_image=kind.needs_ids)
+        made = make_attack("gan").make_generator(public)
+        assert ("unet" in form("gan", name, "ciphertext")) == isinstance(made, UNet)
+
+
+def test_pairs_say_nothing_of_an_attack_without_them_nor_does_a_floor_that_is_kept():
+    works = control("unshared-weights", "pixel-same", True, threat="pairs")
+    floor = control("unshared-weights", "pixel-different", True, threat="pairs", target=0.14, at_most=True)
+    assert void_reason(cell("unshared-weights", "oracle"), "pixel-different", [works, floor]) is None
+    for controls, threat in (([works, floor], "ciphertext"), ([works, floor], "recipe"), ([floor], "pairs")):
+        assert "no control of this attack with" in void_reason(
+            cell("unshared-weights", threat), "pixel-different", controls
+        )
+    missed = control("unshared-weights", "pixel-different", False, threat="pairs", target=0.14, at_most=True)
+    assert "target below 0.14" in void_reason(cell("unshared-weights", "pairs"), "pixel-different", [works, missed])
+    # Of an error little is a success.
+    assert control("sdar", "random-conv", True, metric="mse_var", at_most=True).vouches and not floor.vouches
+
+
+def test_a_command_that_makes_a_control_names_what_it_is_held_against():
+    made = control_table.command("sia-gan")
+    assert made == "imageveil controls --data DATA --out FOLDER --only sia-gan --only gan --only inverse-network"
+    row = next(one for one in CONTROLS if one.attack == "sia-gan")
+    with pytest.raises(UsageError, match="--data DATA --out FOLDER --only gan --only inverse-network --preset paper"):
+        row.measured_by_peer([], data="d", preset="paper")
+
+
+def test_own_controls_take_the_place_of_the_same_ones_of_the_package(tmp_path):
+    shipped = next(one for one in load_controls() if one.attack == "gan")
+    (path,) = (ROOT / "results" / "controls").glob("gan-tanaka-*.json")
+    write_json(tmp_path / path.name, json.loads(path.read_text()) | {"passed": False})
+    found = load_controls(tmp_path)
+    assert shipped.passed and not any(one.passed for one in found if one.attack == "gan" and one.scheme == "tanaka")
+    assert len(found) == len(load_controls())
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="imageveil controls --data DATA --out"):
+        load_controls(tmp_path / "none")
+
+
+def test_the_page_says_on_which_side_of_a_target_a_control_must_stay(folder, tmp_path):
+    SCHEMES["pixel-different"](bytes(32)).save(tmp_path / "pixels.safetensors")
+    options = AuditOptions(threats=("ciphertext",), attacks=("feature-reconstruction:variant=basic",), device=CPU)
+    run_audit(str(tmp_path / "pixels.safetensors"), str(folder), tmp_path / "audit", options)
+    assert "<td>0.218 ± 0.01</td>" in (tmp_path / "audit" / "index.html").read_text()
+    (floor,) = (one for one in load_controls() if one.scheme == "pixel-different" and one.threat == "pairs")
+    assert floor.wanted == "below 0.14"
 
 
 def test_the_package_holds_the_recorded_controls():

@@ -30,7 +30,7 @@ from imageveil.audit.cells import (
 )
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.conclusion import conclude, verdict_lines
-from imageveil.audit.control_state import ControlResult, load_controls, void_reason
+from imageveil.audit.control_state import ControlResult, load_controls, relevant, void_reason
 from imageveil.audit.protected_only import ProtectedOnly
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.recorded import check_algorithm, match
@@ -166,7 +166,8 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         judge_threat(threat, rows, missing=left_out(threat, subject.algorithm, options.attacks)) for threat in threats
     ]
     sentence = conclude(subject.label, verdicts, preset=options.preset, images=subject.judged)
-    page = audit_page(subject, rows, verdicts, sentence, controls=controls, folder=out / "cells", preset=options.preset)
+    speaking = list(dict.fromkeys(one for cell in cells for one in relevant(cell, subject.algorithm, controls)))
+    page = audit_page(subject, rows, verdicts, sentence, controls=speaking, folder=out / "cells", preset=options.preset)
     write_page(page, out / "index.html")
     _say(f"done in {(time.monotonic() - begun) / 60:.1f} min; the page shows plain images, so keep it to yourself")
     lines = verdict_lines(subject.label, subject.data, verdicts, sentence)
@@ -258,7 +259,7 @@ def _row(
             return Row(**common, record=None, outcome="not run", reason=str(error))
         if pictures is not None:
             write_sheets(pictures, folder)
-    void = void_reason(cell.attack, subject.algorithm, controls)
+    void = void_reason(cell, subject.algorithm, controls)
     result = outcome(found, void)
     write_json(path, found | {"void": void is not None})
     reason = {"void": void or "", "unjudged": UNJUDGED}.get(result, "")

@@ -6,7 +6,7 @@ from typing import Any
 
 from imageveil import __version__
 from imageveil.audit.conclusion import WHO, WORDS, duration, percent, rate
-from imageveil.audit.control_state import ControlResult, relevant
+from imageveil.audit.control_state import ControlResult
 from imageveil.audit.report import Page, Picture, Section, Sheet, Table, Text
 from imageveil.audit.subjects import Subject
 from imageveil.audit.verdict import (
@@ -48,7 +48,7 @@ def audit_page(
         rows: every attack, run or not.
         verdicts: one a threat model.
         sentence: what an owner may conclude.
-        controls: the positive controls on record.
+        controls: those that speak for the attacks.
         folder: where the cells' sheets are.
         preset: budget of attacks that train.
     """
@@ -63,10 +63,8 @@ def audit_page(
     unjudged = [row for row in rows if row.outcome in ("void", "unjudged", "not run")]
     if unjudged or subject.impossible:
         sections.append(_unjudged_table(unjudged, subject.impossible))
-    attacks = sorted({str(row.record["attack"]) for row in rows if row.record is not None and row.record["attack"]})
-    shown = list(dict.fromkeys(one for name in attacks for one in relevant(name, subject.algorithm, controls)))
-    if shown:
-        sections.append(_control_table(shown))
+    if controls:
+        sections.append(_control_table(controls))
     if subject.key:
         sections.append(Text(heading="Searching for the key", paragraphs=[subject.key]))
     sections.append(Text(heading="How to read this", paragraphs=_rules(preset)))
@@ -210,7 +208,7 @@ def _control_table(controls: Sequence[ControlResult]) -> Table:
             one.data,
             one.threat,
             one.metric,
-            f"{one.target:g}",
+            one.wanted,
             f"{one.value:.3f}",
             "passed" if one.passed else "MISSED",
         )
@@ -220,7 +218,9 @@ def _control_table(controls: Sequence[ControlResult]) -> Table:
         heading="Controls: where these attacks are known to work",
         columns=("attack", "on", "images", "threat model", "figure", "target", "measured", "state"),
         rows=rows,
-        note="Those that speak for this scheme: on its own algorithm, else on networks for a network, else all.",
+        note="Those that speak for this scheme: on its own algorithm, else on networks for a network, else all of the "
+        "same form of the attack. One whose figure must stay below a target, unless it is an error, can be missed but "
+        "vouches for nothing.",
     )
 
 

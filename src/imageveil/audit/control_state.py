@@ -1,22 +1,39 @@
 """Which positive controls passed: read from records, or from the summary inside the package.
 
-The rule: an attack's failure counts only if its controls passed. Those on the audited algorithm decide; where there are
-none, for a network those on other networks; else all of the attack's controls. No control at all is as good as a
-missed one.
+The rule: an attack's failure counts only if its controls passed, and at least one of them vouches for it.
+
+- A control speaks for its own form of an attack alone (`form`): another network, or another loss, may fail where this
+  one works.
+- Those on the audited algorithm decide; where none of them vouches, for a network those on other networks; else all of
+  that form.
+- One that asks an attack to get little (`ControlResult.vouches`) can be missed, but never vouches: an attack that does
+  nothing passes it.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from imageveil.audit.cells import Cell
+from imageveil.audit.control_table import CONTROLS, command
 from imageveil.errors import UsageError
 from imageveil.records import read_records
+from imageveil.schemes import SCHEMES
 
 NETWORKS = ("learned", "random-conv", "blur")
 """Schemes that are networks or filters: a control on one of them speaks for the others."""
+
+ERRORS = ("mse_var",)
+"""Figures of which little is a success."""
+
+PAIRED = ("pairs", "oracle", "gradients")
+"""Threat models whose attackers have plain images with their protected selves, or can make them."""
+
+GENERATORS = {None: "unet", 1: "pixel"}
+"""Of the GAN attack, by the pixels on the side of a scheme's blocks; `block` for all others, as `gan` chooses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +50,8 @@ class ControlResult:
         value: what it reached.
         passed: whether that was enough.
         commit: of the code that was run.
+        at_most: the figure must stay below the target.
+        tolerance: where given, the figure must lie this near to the target.
     """
 
     attack: str
@@ -44,6 +63,19 @@ class ControlResult:
     value: float
     passed: bool
     commit: str
+    at_most: bool = False
+    tolerance: float | None = None
+
+    @property
+    def vouches(self) -> bool:
+        """Whether passing shows that the attack works."""
+        return not self.at_most or self.metric in ERRORS
+
+    @property
+    def wanted(self) -> str:
+        """The target in words."""
+        margin = "" if self.tolerance is None else f" ± {self.tolerance:g}"
+        return f"{'below ' if self.at_most else ''}{self.target:g}{margin}"
 
 
 def summarise(records: Iterable[dict[str, Any]]) -> list[ControlResult]:
@@ -53,7 +85,9 @@ def summarise(records: Iterable[dict[str, Any]]) -> list[ControlResult]:
         if one["task"] == "control":
             metric, target = next(iter(one["target"].items()))
             common = {name: one[name] for name in ("attack", "scheme", "data", "threat", "passed", "commit")}
-            found.append(ControlResult(**common, metric=metric, target=target, value=one["metrics"][metric]))
+            kind = {"at_most": "at_most" in one["target"], "tolerance": one["target"].get("tolerance")}
+            value = one["metrics"][metric]
+            found.append(ControlResult(**common, **kind, metric=metric, target=target, value=value))
     return found
 
 
@@ -63,41 +97,64 @@ def as_json(controls: Sequence[ControlResult]) -> str:
 
 
 def load_controls(folder: Path | None = None) -> list[ControlResult]:
-    """The controls in a folder of records, or those recorded for the package.
+    """The controls that were recorded for the package; those in a folder of records take the place of the same ones.
 
     Raises:
         UsageError: the folder is missing or holds no control.
     """
+    text = (resources.files("imageveil") / "assets" / "controls.json").read_text(encoding="utf-8")
+    shipped = [ControlResult(**one) for one in json.loads(text)]
     if folder is None:
-        text = (resources.files("imageveil") / "assets" / "controls.json").read_text(encoding="utf-8")
-        return [ControlResult(**one) for one in json.loads(text)]
+        return shipped
     if not folder.is_dir():
-        raise UsageError(
-            f"--controls {folder} is no folder; make one with: imageveil controls --data DATA --out FOLDER"
-        )
+        raise UsageError(f"--controls {folder} is no folder; make one with: {command()}")
     found = summarise(read_records(folder))
     if not found:
-        raise UsageError(f"--controls {folder} holds no control; make them with: imageveil controls --out {folder}")
-    return found
+        raise UsageError(f"--controls {folder} holds no control; make them with: {command(out=str(folder))}")
+    own = {(one.attack, one.scheme, one.threat, one.metric) for one in found}
+    return found + [one for one in shipped if (one.attack, one.scheme, one.threat, one.metric) not in own]
 
 
-def relevant(attack: str, algorithm: str, controls: Sequence[ControlResult]) -> list[ControlResult]:
+def form(attack: str, algorithm: str, threat: str, values: Mapping[str, Any] | None = None) -> str:
+    """Which form of an attack is run, as words to follow its name; empty where it has but one.
+
+    Args:
+        attack: name of the attack.
+        algorithm: the published scheme, as `SCHEMES` calls it.
+        threat: the threat model.
+        values: fields of the attack that were given.
+    """
+    if attack == "gan":
+        block = getattr(SCHEMES.get(algorithm), "default_block", None)
+        chosen = (values or {}).get("generator", "auto")
+        return f" with its {GENERATORS.get(block, 'block') if chosen == 'auto' else chosen} generator"
+    if attack == "unshared-weights":
+        return " with pairs" if threat in PAIRED else " without pairs"
+    return ""
+
+
+def relevant(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -> list[ControlResult]:
     """The controls that speak for an attack on an algorithm; see the module."""
-    own = [control for control in controls if control.attack == attack]
-    same = [control for control in own if control.scheme == algorithm]
-    alike = [control for control in own if algorithm in NETWORKS and control.scheme in NETWORKS]
-    return same or alike or own
+    wanted = form(cell.attack, algorithm, cell.threat, cell.values)
+    own = [one for one in controls if one.attack == cell.attack and form(one.attack, one.scheme, one.threat) == wanted]
+    same = [one for one in own if one.scheme == algorithm]
+    alike = [one for one in own if algorithm in NETWORKS and one.scheme in NETWORKS]
+    return next((some for some in (same, alike) if any(one.vouches for one in some)), own)
 
 
-def void_reason(attack: str, algorithm: str, controls: Sequence[ControlResult]) -> str | None:
+def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -> str | None:
     """Why an attack's failure on an algorithm would say nothing, or None where its controls passed."""
-    speaking = relevant(attack, algorithm, controls)
-    if not speaking:
-        return "no control of this attack is recorded"
+    speaking = relevant(cell, algorithm, controls)
     for control in speaking:
         if not control.passed:
             return (
                 f"it missed its control on {control.scheme}: {control.metric} {control.value:.3f}, "
-                f"target {control.target:g}"
+                f"target {control.wanted}"
             )
-    return None
+    if any(control.vouches for control in speaking):
+        return None
+    kind = form(cell.attack, algorithm, cell.threat, cell.values)
+    none = f"no control of this attack{kind} is recorded"
+    if any(row.attack == cell.attack and form(row.attack, row.scheme, row.threat) == kind for row in CONTROLS):
+        return f"{none}; make one with: {command(cell.attack)}, and give --controls FOLDER"
+    return f"{none}, and the table of controls has none to make"

@@ -102,7 +102,7 @@ class Control:
         if not figures:
             raise UsageError(
                 f"the control of {self.attack} on {self.scheme} is held against what {attack} reaches there with the "
-                f"preset {preset}; run that first: imageveil controls --only {attack}"
+                f"preset {preset}; run that first: {command(attack)} --preset {preset}"
             )
         return replace(self, target=max(self.target, round(share * max(figures), self.decimals)))
 
@@ -222,3 +222,11 @@ CONTROLS: tuple[Control, ...] = (
     # from the judged images to the attack.
     _positions("pixel-different", 0.14, at_most=True),
 )
+
+
+def command(*attacks: str, out: str = "FOLDER") -> str:
+    """How to run the controls of some attacks, and of those that they are held against; of all where none is named."""
+    needed = list(attacks)
+    for attack in needed:  # It grows: a peer has peers of its own.
+        needed += [row.peer[0] for row in CONTROLS if row.attack == attack and row.peer and row.peer[0] not in needed]
+    return " ".join(["imageveil controls --data DATA --out", out, *(f"--only {attack}" for attack in needed)])
