@@ -15,7 +15,7 @@ import torch
 from imageveil.audit.accuracy import classify
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
-from imageveil.networks.unet import EncoderClassifier, UNet, block_contrast
+from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig, block_contrast
 from imageveil.networks.vgg import QuickNet
 from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
 from imageveil.processor import this_processor
@@ -134,6 +134,17 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
         train_scheme(
             other,
             tmp_path / "other",
+            preset="smoke",
+            config=TRANSFORMATION,
+            classifier_config=CLASSIFIER,
+            seed=0,
+            device=CPU,
+            classifier_file=theta,
+        )
+    with pytest.raises(UsageError, match=r"classifier\.safetensors needs images of at least 16x16 pixels, not 8x8"):
+        train_scheme(
+            replace(data, images=data.images[:, :, :8, :8]),
+            tmp_path / "small",
             preset="smoke",
             config=TRANSFORMATION,
             classifier_config=CLASSIFIER,
@@ -532,6 +543,74 @@ def test_wrong_overrides_are_one_sentence(wrong):
 def test_overrides_are_checked_and_converted():
     config = choose(TRANSFORMATION_PRESETS, "quick", ["widths=8,16,16", "gamma1=-0.5"])
     assert config.widths == (8, 16, 16) and config.gamma1 == -0.5
+
+
+@pytest.mark.parametrize(
+    ("presets", "wrong", "words"),
+    [
+        (CLASSIFIER_PRESETS, "batch=0", "greater than or equal to 1"),
+        (CLASSIFIER_PRESETS, "epochs=0", "greater than or equal to 1"),
+        (CLASSIFIER_PRESETS, "lr=nan", "finite"),
+        (CLASSIFIER_PRESETS, "head_lr=0", "greater than 0"),
+        (CLASSIFIER_PRESETS, "momentum=0", "greater than 0"),
+        (CLASSIFIER_PRESETS, "whitening_share=0", "greater than 0"),
+        (CLASSIFIER_PRESETS, "width=0", "greater than or equal to 0.015625"),
+        (CLASSIFIER_PRESETS, "padding=-1", "greater than or equal to 0"),
+        (CLASSIFIER_PRESETS, "network=vgg16", "'quick', 'vgg13' or 'resnet18'"),
+        (CLASSIFIER_PRESETS, "optimizer=adam", "'muon' or 'sgd'"),
+        (CLASSIFIER_PRESETS, "schedule=sometimes", "'linear', 'one-cycle', 'cosine' or 'steps'"),
+        (TRANSFORMATION_PRESETS, "steps=0", "greater than or equal to 1"),
+        (TRANSFORMATION_PRESETS, "zoom=1", "less than 1"),
+        (TRANSFORMATION_PRESETS, "head=sigmod", "'sigmoid', 'contrast' or 'linear'"),
+        (TRANSFORMATION_PRESETS, "widths=8", "at least 2 items"),
+        (TRANSFORMATION_PRESETS, "viewer_widths=8,0", "greater than or equal to 1"),
+        (TRANSFORMATION_PRESETS, "gamma1=inf", "finite"),
+        (TRANSFORMATION_PRESETS, "viewer=-1", "greater than or equal to 0"),
+    ],
+)
+def test_values_out_of_range_are_one_sentence(presets, wrong, words):
+    with pytest.raises(UsageError, match=f"^--set {wrong.partition('=')[0]}") as error:
+        choose(presets, "quick", [wrong])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("presets", [CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS])
+def test_presets_keep_to_their_ranges(presets):
+    for name, preset in presets.items():
+        assert choose(presets, name) == preset()
+
+
+def test_heads_of_networks(tiles):
+    with pytest.raises(UsageError, match="unknown head 'sigmod'"):
+        UNet(UNetConfig(head="sigmod"))
+    # Two levels make cells of two pixels, and contrast needs whole blocks of four.
+    network = UNet(UNetConfig(widths=(4, 8), head="contrast")).eval()
+    assert network(tiles[:1, :, :27, :30] / 255).shape == (1, 3, 27, 30)
+
+
+def test_some_image_of_a_small_batch_keeps_its_label(data):
+    config = replace(TRANSFORMATION, **{**PLAIN, "joint": 1.0}, batch=2, zoom=0.9)
+    values = TransformationTrainer(Ingredients(data=data), config, seed=0, device=CPU).step(0)
+    assert all(torch.isfinite(value) for value in values.values())
+
+
+@pytest.mark.parametrize(("network", "size"), [("quick", 16), ("vgg13", 32)])
+def test_images_too_small_for_a_network_are_one_sentence(data, network, size):
+    config = replace(CLASSIFIER, network=network, epochs=1, averaging=0.0, width=0.125)
+
+    def train(side: int, protection: Protection | None = None, **options) -> None:
+        small = replace(data.subset(torch.arange(4)), images=data.images[:4, :, :side, :side])
+        train_classifier(small, replace(config, **options), seed=0, device=CPU, protection=protection, stop_after=1)
+
+    with pytest.raises(UsageError, match=f"'{network}' needs images of at least {size}x{size} pixels, not {size - 1}x"):
+        train(size - 1)
+    train(size)
+    # What counts is the image that the network sees.
+    scheme = SCHEMES["block-shuffle"](bytes(32), block=8)
+    for live in (True, False):
+        train(size - 1, Protection(protect=lambda images, keys, _: scheme.protect(images, ids=keys), live=live))
+    with pytest.raises(UsageError, match=f"padding={size} needs images of at least {size + 1}x"):
+        train(size, padding=size)
 
 
 DISTRIBUTED = """

@@ -4,15 +4,22 @@ Batch norm only: no statistic of the whole image enters, so tiles and whole imag
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imageveil.errors import UsageError
 from imageveil.networks.normalise import Normalise
 from imageveil.networks.vgg import ConvBlock
 
 FIELD_PERIOD = 64
+
+CONTRAST_BLOCK = 4
+"""Side in pixels of the blocks that `block_contrast` brings to one brightness and contrast."""
+
+Head = Literal["sigmoid", "contrast", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,7 @@ class UNetConfig:
     widths: tuple[int, ...] = (24, 64, 128, 192)
     depth: int = 2
     outputs: int = 3
-    head: str = "sigmoid"
+    head: Head = "sigmoid"
     top_skip: bool = True
     field: int = 0
 
@@ -89,12 +96,20 @@ class UNet(nn.Module):
     """U-Net from float images (N, 3, H, W) in [0, 1] to `outputs` channels of the same size.
 
     Images of any size: the right and lower border are replicated up to whole cells and cropped again.
+
+    Raises:
+        UsageError: the head is unknown.
     """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
+        if config.head not in get_args(Head):
+            raise UsageError(f"unknown head {config.head!r} of a U-Net; use {', '.join(get_args(Head))}")
         self.config = config
         self.cell = 2 ** (len(config.widths) - 1)
+        if config.head == "contrast":
+            # Both are powers of two, so whole cells are whole blocks.
+            self.cell = max(self.cell, CONTRAST_BLOCK)
         self.encoder = Encoder(config)
         ups = list(zip(config.widths[1:], config.widths, strict=False))
         if not config.top_skip:
@@ -131,7 +146,7 @@ def opponent_axes() -> Tensor:
     return torch.stack([axis / axis.norm() for axis in (luminance, red_blue, third)])
 
 
-def block_contrast(values: Tensor, *, block: int = 4, deviation: float = 0.2) -> Tensor:
+def block_contrast(values: Tensor, *, block: int = CONTRAST_BLOCK, deviation: float = 0.2) -> Tensor:
     """Give every block the mean 0.5 and, in luminance and two opponent colours, the same standard deviation.
 
     A block's brightness and contrast are the first things the eye follows; after this they carry nothing.
@@ -156,10 +171,15 @@ def block_contrast(values: Tensor, *, block: int = 4, deviation: float = 0.2) ->
 
 
 class EncoderClassifier(nn.Module):
-    """The encoder of a U-Net with a linear layer on top: what a transformation network starts warm from."""
+    """The encoder of a U-Net with a linear layer on top: what a transformation network starts warm from.
+
+    Attributes:
+        smallest: pixels that an image must have on a side.
+    """
 
     def __init__(self, config: UNetConfig, classes: int) -> None:
         super().__init__()
+        self.smallest = 2 ** (len(config.widths) - 1)
         self.encoder = Encoder(config)
         self.head = nn.Linear(config.widths[-1], classes, bias=False)
 

@@ -1,5 +1,7 @@
 """VGG networks for small images: h_theta of the paper, and the narrow one that the `quick` preset judges with."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,12 @@ class VGG13(nn.Module):
 
     Takes float images (N, 3, H, W) in [0, 1], at least 32 pixels on a side; larger maps are averaged
     before the last layer.
+
+    Attributes:
+        smallest: pixels that an image must have on a side.
     """
+
+    smallest: ClassVar[int] = 32
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
@@ -77,7 +84,12 @@ class QuickNet(nn.Module):
         depth: convolutions a block.
         inputs: channels of the input; other than 3 for features of an adaptation network.
         kernel: side of the first layer's patches.
+
+    Attributes:
+        smallest: pixels that an image must have on a side.
     """
+
+    smallest: ClassVar[int] = 16
 
     def __init__(
         self,

@@ -2,6 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from imageveil.presets.ranges import Count, Natural, Rate, Share, UpToAll, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,7 +15,7 @@ class ClassifierConfig:
 
     Attributes:
         network: `quick`, `vgg13` or `resnet18`.
-        width: factor on the network's widths.
+        width: factor on the network's widths, of which the smallest is 64.
         epochs: passes over the training images.
         batch: images a step.
         optimizer: `muon` (filters by Muon, the rest by SGD) or `sgd`.
@@ -21,7 +26,7 @@ class ClassifierConfig:
         whitening_share: share of the run after which the shifts of a whitening layer stay as they are, with `muon`.
         momentum: SGD's Nesterov momentum.
         weight_decay: SGD's weight decay; with `muon` the share by which what SGD learns shrinks in a step at first.
-        schedule: `linear` (to zero), `one-cycle`, or `steps` (divided by 5 at 30, 60 and 80 % of the run).
+        schedule: `linear` (to zero), `one-cycle`, `cosine`, or `steps` (divided by 5 at 30, 60 and 80 % of the run).
         label_smoothing: share of the target spread over all labels.
         padding: pixels of the random crop.
         reflect: border of the crop by reflection, else black.
@@ -31,24 +36,24 @@ class ClassifierConfig:
             weights.
     """
 
-    network: str = "quick"
-    width: float = 1.0
-    epochs: int = 10
-    batch: int = 1000
-    optimizer: str = "muon"
-    filter_lr: float = 0.18
-    lr: float = 0.05
-    head_lr: float = 0.01
-    shift_lr: float = 53.0
-    whitening_share: float = 0.375
-    momentum: float = 0.85
-    weight_decay: float = 2e-3
-    schedule: str = "linear"
-    label_smoothing: float = 0.2
-    padding: int = 2
+    network: Literal["quick", "vgg13", "resnet18"] = "quick"
+    width: Annotated[float, Field(ge=1 / 64, allow_inf_nan=False)] = 1.0
+    epochs: Count = 10
+    batch: Count = 1000
+    optimizer: Literal["muon", "sgd"] = "muon"
+    filter_lr: Rate = 0.18
+    lr: Rate = 0.05
+    head_lr: Rate = 0.01
+    shift_lr: Rate = 53.0
+    whitening_share: UpToAll = 0.375
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    weight_decay: Weight = 2e-3
+    schedule: Literal["linear", "one-cycle", "cosine", "steps"] = "linear"
+    label_smoothing: Share = 0.2
+    padding: Natural = 2
     reflect: bool = True
     alternate: bool = True
-    averaging: float = 0.03
+    averaging: Share = 0.03
 
 
 def classifier_paper() -> ClassifierConfig:

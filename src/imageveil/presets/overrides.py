@@ -15,10 +15,10 @@ def choose(presets: Mapping[str, Callable[[], T]], name: str, overrides: list[st
     Args:
         presets: preset functions by name.
         name: which one.
-        overrides: texts `key=value`, checked against the type of the field.
+        overrides: texts `key=value`, checked against the type and range of the field.
 
     Raises:
-        UsageError: unknown preset or key, or a value of the wrong type.
+        UsageError: unknown preset or key, or a value of the wrong type or outside its range.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
+
+from imageveil.presets.ranges import Count, Finite, Natural, Rate, Share, UpToAll, Weight, Widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +19,11 @@ class PreliminaryConfig:
         batch: images at once.
     """
 
-    eps: float = 1.0
-    alpha: float = 0.1
-    iterations: int = 50
-    images: int = 2000
-    batch: int = 250
+    eps: UpToAll = 1.0
+    alpha: Rate = 0.1
+    iterations: Count = 50
+    images: Natural = 2000
+    batch: Count = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,34 +63,34 @@ class TransformationConfig:
         preliminary: how P is made; used only by `lambda_`, and by `two_way`.
     """
 
-    steps: int
-    batch: int = 128
-    widths: tuple[int, ...] = (24, 48, 128, 192)
+    steps: Count
+    batch: Count = 128
+    widths: Widths = (24, 48, 128, 192)
     top_skip: bool = True
-    head: str = "sigmoid"
-    field: int = 0
-    backward_widths: tuple[int, ...] = (16, 48, 96)
-    lr: float = 2e-4
-    discriminator_lr: float = 2e-4
+    head: Literal["sigmoid", "contrast", "linear"] = "sigmoid"
+    field: Natural = 0
+    backward_widths: Widths = (16, 48, 96)
+    lr: Rate = 2e-4
+    discriminator_lr: Rate = 2e-4
     constant_rate: bool = False
-    lambda_: float = 0.0
-    discriminator_width: int = 32
-    discriminator_strided: int = 2
+    lambda_: Weight = 0.0
+    discriminator_width: Count = 32
+    discriminator_strided: Count = 2
     two_way: bool = False
-    gamma1: float = 0.0
-    margin: float = 0.0
-    gamma2: float = 0.0
-    gamma3: float = 0.0
-    joint: float = 0.0
-    distil: float = 0.0
-    distil_levels: int = 0
-    viewer: float = 0.0
-    viewer_bound: float = 0.92
-    viewer_widths: tuple[int, ...] = (16, 48, 96)
-    warm_epochs: int = 0
+    gamma1: Finite = 0.0
+    margin: Weight = 0.0
+    gamma2: Weight = 0.0
+    gamma3: Weight = 0.0
+    joint: Weight = 0.0
+    distil: Weight = 0.0
+    distil_levels: Natural = 0
+    viewer: Weight = 0.0
+    viewer_bound: Rate = 0.92
+    viewer_widths: Widths = (16, 48, 96)
+    warm_epochs: Natural = 0
     rounding: bool = True
-    zoom: float = 0.0
-    padding: int = 2
+    zoom: Share = 0.0
+    padding: Natural = 2
     preliminary: PreliminaryConfig = PreliminaryConfig()
 
 

@@ -23,7 +23,7 @@ from imageveil.networks.vgg import QuickNet
 from imageveil.presets import ClassifierConfig, as_json
 from imageveil.schemes.controls import ClassScheme
 from imageveil.training.device import Device, average_buffers, average_gradients
-from imageveil.training.loop import epoch_batches, run_steps, seed_weights, step_generator
+from imageveil.training.loop import epoch_batches, require_size, run_steps, seed_weights, step_generator
 from imageveil.training.optimizers import build_optimizers, set_rates
 from imageveil.training.run_directory import RunDirectory, write_tensors
 
@@ -57,6 +57,11 @@ def build_classifier(config: ClassifierConfig, classes: int, *, inputs: int = 3)
     return CLASSIFIERS[config.network](**arguments)
 
 
+def smallest_image(network: nn.Module) -> int:
+    """Pixels that an image must have on a side for a network."""
+    return int(getattr(network, "smallest", 1))
+
+
 def train_classifier(
     data: ImageArrays,
     config: ClassifierConfig,
@@ -85,6 +90,10 @@ def train_classifier(
     Returns:
         The network whose weights are judged, in eval mode, and `seconds` with the part spent protecting,
         `protect_seconds`.
+
+    Raises:
+        UsageError: no labels, or images that are too small for the network or its augmentation.
+        RunError: the loss is not finite, or the run directory cannot be read or written.
     """
     labels = data.require_labels()
     seed_weights(seed)
@@ -105,6 +114,12 @@ def train_classifier(
     if protection is not None and not protection.live:
         parts = [slice(start, start + 1000) for start in range(0, count, 1000)]
         images = torch.cat([protected(images[part], data.keys[part], None) for part in parts])
+    seen = images[:1]
+    if protection is not None and protection.live:
+        # Schemes with blocks pad images.
+        seen = protection.protect(seen, data.keys[:1], None)
+    require_size(data.images, config.padding + 1, f"a crop with padding={config.padding}")
+    require_size(seen, smallest_image(network), f"the network {config.network!r}")
     if isinstance(network, QuickNet) and adaptation is None:
         # From all classes, where a folder is sorted by them.
         some = judged(replace(data, images=images), WHITENING_IMAGES)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imageveil.errors import RunError
+from imageveil.errors import RunError, UsageError
 from imageveil.training.device import Device
 from imageveil.training.run_directory import RunDirectory
 
@@ -50,6 +50,17 @@ def epoch_batches(count: int, batch: int, seed: int, step: int, device: Device) 
     order = torch.randperm(count, generator=step_generator(seed, step // per_epoch, stream=1))
     start = (step % per_epoch) * batch
     return order[start : start + batch][device.rank :: device.world]
+
+
+def require_size(images: Tensor, smallest: int, what: str) -> None:
+    """Refuse images (N, 3, H, W) that have fewer than `smallest` pixels on a side.
+
+    Raises:
+        UsageError: they have; `what` is too large for them.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < smallest:
+        raise UsageError(f"{what} needs images of at least {smallest}x{smallest} pixels, not {width}x{height}")
 
 
 class Progress:

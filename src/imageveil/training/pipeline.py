@@ -19,10 +19,17 @@ from imageveil.networks.unet import EncoderClassifier, UNetConfig
 from imageveil.presets import ClassifierConfig, TransformationConfig, as_json
 from imageveil.schemes.base import read_scheme_file, resolve_scheme
 from imageveil.schemes.learned import LearnedScheme
-from imageveil.training.classifier import accuracy, load_classifier, predict, save_classifier, train_classifier
+from imageveil.training.classifier import (
+    accuracy,
+    load_classifier,
+    predict,
+    save_classifier,
+    smallest_image,
+    train_classifier,
+)
 from imageveil.training.device import Device
 from imageveil.training.identity import file_digest, images_digest
-from imageveil.training.loop import seed_weights
+from imageveil.training.loop import require_size, seed_weights
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.run_directory import RunDirectory, private_folder, write_tensors, writing
 from imageveil.training.seeds import kept_seed, own_field
@@ -105,7 +112,9 @@ def train_scheme(
         plain = EncoderClassifier(UNetConfig(widths=config.widths, field=config.field), max(len(data.classes), 1))
         if drawn and field is not None:
             plain.encoder.field.copy_(field)
-        recipe = replace(classifier_config, network="encoder", epochs=max(config.warm_epochs, 1))
+        # A name that no preset can choose: the network is given.
+        epochs = max(config.warm_epochs, 1)
+        recipe = replace(classifier_config, network="encoder", epochs=epochs)  # type: ignore[arg-type]
         network, summary["encoder"] = _classifier_step(
             data, out / "encoder", recipe, common, seed=seed, device=device, test=test, network=plain
         )
@@ -156,6 +165,7 @@ def _read_classifier(
         raise UsageError(
             f"{path} tells {len(classes)} classes apart that are not the {len(data.classes)} of {data.name}"
         )
+    require_size(data.images, smallest_image(network), f"the classifier {path}")
     if test is None:
         return network, {}
     network = device.place(network)

@@ -16,7 +16,7 @@ from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig
 from imageveil.presets import TransformationConfig
 from imageveil.training import objectives
 from imageveil.training.device import Device, average_buffers, average_gradients
-from imageveil.training.loop import epoch_batches, run_steps, seed_weights, step_generator
+from imageveil.training.loop import epoch_batches, require_size, run_steps, seed_weights, step_generator
 from imageveil.training.optimizers import set_rates
 from imageveil.training.run_directory import RunDirectory
 
@@ -55,7 +55,7 @@ class TransformationTrainer:
     """Holds the networks of one run and does its steps.
 
     Raises:
-        UsageError: the preset needs an ingredient that is not there.
+        UsageError: the preset needs an ingredient that is not there, or larger images.
     """
 
     def __init__(self, ingredients: Ingredients, config: TransformationConfig, *, seed: int, device: Device) -> None:
@@ -66,6 +66,7 @@ class TransformationTrainer:
             raise UsageError("this preset needs preliminary protected images; make them first or set lambda_=0")
         if config.gamma2 or config.joint or config.two_way:
             ingredients.data.require_labels()
+        require_size(ingredients.data.images, config.padding + 1, f"a crop with padding={config.padding}")
         seed_weights(seed)
         backward_shape = UNetConfig(widths=config.backward_widths, top_skip=len(config.backward_widths) > 3)
         forward = ingredients.start or UNet(forward_shape(config))
@@ -196,7 +197,8 @@ class TransformationTrainer:
         indices = epoch_batches(len(data), min(config.batch, len(data)), self.seed, step, self.device)
         x = self.device.batch(crop_and_flip(data.images[indices], generator, padding=config.padding))
         labels = data.labels[indices] if data.labels is not None else torch.zeros(len(indices), dtype=torch.long)
-        whole = round(len(x) * (1 - config.zoom))
+        # A share of few images may be none; the terms that need labels cannot do without.
+        whole = max(1, round(len(x) * (1 - config.zoom)))
         if whole < len(x):
             scale = int(torch.randint(2, 5, (1,), generator=generator))
             x = torch.cat([x[:whole], zoomed(x[whole:], generator, scale=scale)])
