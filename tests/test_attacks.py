@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from imageveil import records
 from imageveil.attacks import ATTACKS, Attack, Conditions, Matcher, Reconstruction, knowledge, make_attack
 from imageveil.attacks.assignment import exchange_pairs, match_correlations
 from imageveil.attacks.block_interiors import BlockCorrelations, block_views, refine_places, settle_views
@@ -20,11 +21,13 @@ from imageveil.attacks.block_statistics import block_values
 from imageveil.attacks.brute_force import short_key
 from imageveil.attacks.pieces import Changes
 from imageveil.attacks.place_statistics import lay_out
+from imageveil.audit import controls
 from imageveil.audit.attack import attack_and_judge, build_knowledge, judge
+from imageveil.audit.cloud import Cloud
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.audit.controls import controls_table, describe_control, run_control
 from imageveil.audit.puzzles import puzzle_figures
-from imageveil.audit.run_attack import parse_values
+from imageveil.audit.run_attack import parse_values, run_attack
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.records import FIELDS, write_json
@@ -201,7 +204,11 @@ def test_oracle_protects_and_shows_nothing_else(train: ImageArrays) -> None:
     given = known.pairs(5)
     assert torch.equal(scheme.protect(given.plain), given.protected) and len(given) == 5
     fresh = knowledge.oracle(SCHEMES["pixel-different"](bytes(32)), train, images=4)
-    assert not torch.equal(fresh.oracle(train.images[:1]), fresh.oracle(train.images[:1]))
+    first, second = (fresh.oracle(train.images[:1].expand(2, -1, -1, -1), occasion) for occasion in ("1", "2"))
+    assert len({image.numpy().tobytes() for image in (*first, *second)}) == 4
+    # A run that is resumed has another oracle, which gives the same answers.
+    again = knowledge.oracle(SCHEMES["pixel-different"](bytes(32)), train, images=4)
+    assert torch.equal(again.oracle(train.images[:1], "2"), second[:1])
 
 
 def test_threats_that_cannot_be(train: ImageArrays) -> None:
@@ -217,6 +224,33 @@ def test_threats_that_cannot_be(train: ImageArrays) -> None:
         make_attack("jigsaw").fit(build_knowledge("ciphertext", scheme, train, images=2))
     known = knowledge.recipe(scheme, train, classifier=lambda x: x, public={"preset": "quick"}, images=2)
     assert known.threat == "recipe" and known.recipe == {"preset": "quick"}
+
+
+def test_labels_of_other_classes_are_not_handed_on(train: ImageArrays, photographs) -> None:
+    scheme, other = SCHEMES["pixel-same"](bytes(32)), arrays("others", crops(32, 20, *photographs))
+    same = build_knowledge("ciphertext", scheme, train, plain=other, images=4)
+    assert torch.equal(same.plain_labels, other.labels)
+    strange = build_knowledge("ciphertext", scheme, train, plain=replace(other, classes=["c", "d"]), images=4)
+    assert strange.plain_labels is None and torch.equal(strange.labels, same.labels)
+
+
+def test_the_clouds_run_belongs_to_its_images(train: ImageArrays, tmp_path: Path) -> None:
+    cloud = Cloud(folder=tmp_path, preset="smoke")
+    first, other = (
+        build_knowledge("ciphertext", SCHEMES["pixel-same"](bytes([key] * 32)), train, images=64) for key in (1, 2)
+    )
+    cloud.open(first, train.classes)
+    assert (tmp_path / "classifier.safetensors").is_file()
+    with pytest.raises(UsageError, match=r"other settings \(given\)"):
+        cloud.open(other, train.classes)
+    with pytest.raises(UsageError, match=r"other settings \(given\)"):
+        cloud.open(replace(first, labels=1 - first.labels), train.classes)
+
+
+def test_the_mean_of_many_images_is_taken_in_parts(train: ImageArrays, monkeypatch) -> None:
+    monkeypatch.setattr(knowledge, "CHUNK", 300)
+    known = knowledge.ciphertext(SCHEMES["none"](), train, images=1)
+    assert torch.allclose(known.mean_image(), known.plain.double().mean(dim=0).float(), atol=1e-4)
 
 
 # Adding an attack
@@ -384,6 +418,34 @@ def test_confirmation_is_no_reconstruction(train: ImageArrays, test: ImageArrays
     assert isinstance(found, Matcher)
     judged = judge(found, test.images, scheme.protect(test.images), test.labels)
     assert judged.shown is None and judged.metrics["confirm_top1"] == 1.0
+
+
+def test_controls_of_two_data_sets_do_not_share_a_run(train, test, tmp_path, monkeypatch) -> None:
+    folders = []
+
+    def run_one(control, *_, conditions, **__):
+        folders.append((control.name, conditions.folder, conditions.trained))
+        figure = {control.metric: 1.0}
+        row = {"attack": "gan", "scheme": "x", "data": "x", "threat": "x", "seconds": 0, "passed": True}
+        return row | {"metrics": figure, "target": figure}
+
+    monkeypatch.setattr(controls, "run_control", run_one)
+    for name in ("one", "two"):
+        monkeypatch.setattr(controls, "train_and_test", lambda *_, name=name: (train, replace(test, name=name)))
+        controls.run_controls("x", tmp_path / "out", only=("gradients",), run=tmp_path)
+    assert [folder for _, folder, _ in folders] == [tmp_path / data / folders[0][0] for data in ("one", "two")]
+    assert folders[1][2]["inverse-network"].parent == tmp_path / "two"
+
+
+def test_long_runs_ask_for_the_commit_first(tmp_path) -> None:
+    for begin in (
+        lambda: run_attack("gan", "nowhere", "nowhere", threat="ciphertext"),
+        lambda: controls.run_controls(str(tmp_path / "nowhere"), tmp_path),
+    ):
+        records.commit.cache_clear()
+        with pytest.raises(UsageError):
+            begin()
+        assert records.commit.cache_info().currsize == 1
 
 
 def test_controls_become_a_table(train: ImageArrays, test: ImageArrays, tmp_path) -> None:

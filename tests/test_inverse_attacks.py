@@ -1,5 +1,6 @@
 """The attacks that learn or search the way back: first layers, losses, resuming, and small real successes."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imageveil.attacks import Conditions, Knowledge, make_attack
+from imageveil.attacks import Conditions, Knowledge, inverse_network, make_attack
 from imageveil.attacks.gradients import total_variation
 from imageveil.attacks.inverse_network import TrainingPairs, make_front
-from imageveil.attacks.knowledge import Pairs, PublicScheme
+from imageveil.attacks.knowledge import Pairs, PublicScheme, protector
 from imageveil.attacks.leaked_inverse import Stolen
 from imageveil.attacks.learning import batch_for
 from imageveil.attacks.losses import LOSSES, make_loss, sign_free, ssim
-from imageveil.attacks.sdar import make_simulator
+from imageveil.attacks.sdar import Decoded, make_simulator
 from imageveil.attacks.surrogates import own_scheme
 from imageveil.errors import UsageError
+from imageveil.images.augment import crop_and_flip
 from imageveil.networks.reconstructors import (
     BlockFront,
     DenseFront,
@@ -39,14 +41,14 @@ def known(threat: str, scheme: str, plain: Tensor, **options) -> Knowledge:
     made = SCHEMES[scheme](bytes(range(32))) if scheme != "blur" else SCHEMES[scheme]()
     labels = torch.arange(len(plain)) % 2
     given = {
-        "pairs": {"known_pairs": Pairs(plain=plain, protected=made.protect(plain))},
-        "oracle": {"oracle": made.protect},
-        "gradients": {"oracle": made.protect, "transformation": getattr(made, "forward", None)},
+        "pairs": {"known_pairs": Pairs(plain=plain, protected=protector(made)(plain))},
+        "oracle": {"oracle": protector(made)},
+        "gradients": {"oracle": protector(made), "transformation": getattr(made, "forward", None)},
     }
     return Knowledge(
         threat=threat,
-        scheme=PublicScheme(name=scheme, block=getattr(made, "block", None), key_per_image=False),
-        protected=made.protect(plain[:32]),
+        scheme=PublicScheme(name=scheme, block=getattr(made, "block", None), key_per_image=made.needs_ids),
+        protected=made.protect(plain[:32], ids=[str(number) for number in range(32)]),
         labels=labels[:32],
         plain=plain,
         plain_labels=labels,
@@ -223,7 +225,7 @@ def test_inverse_resumed_equals_uninterrupted(values, tiles, tmp_path):
 def test_known_pairs_are_not_augmented_and_an_oracle_is_asked_again(tiles):
     asked = []
 
-    def oracle(images):
+    def oracle(images, occasion):
         asked.append(images)
         return 255 - images
 
@@ -237,6 +239,45 @@ def test_known_pairs_are_not_augmented_and_an_oracle_is_asked_again(tiles):
         make_attack("inverse-network").fit(replace(given, threat="ciphertext"))
 
 
+def test_resumed_equals_uninterrupted_where_every_image_has_a_key(tiles, tmp_path):
+    attack = make_attack("inverse-network", {"steps": 12, "renew": 1, **TINY}, preset="smoke")
+    whole = attack.fit(known("oracle", "pixel-different", tiles[:48]), Conditions(device=CPU))
+    parts = Conditions(device=CPU, folder=tmp_path)
+    # As after a kill, the rest has an oracle that was never asked. Three steps are an epoch.
+    attack.fit(known("oracle", "pixel-different", tiles[:48]), parts, stop_after=4)
+    resumed = attack.fit(known("oracle", "pixel-different", tiles[:48]), parts)
+    assert torch.equal(whole.reconstruct(tiles[:8]), resumed.reconstruct(tiles[:8]))
+
+
+def test_views_of_many_images_are_drawn_in_parts(tiles, monkeypatch):
+    monkeypatch.setattr(inverse_network, "VIEW_PIXELS", 10 * 32 * 32)
+    taken = []
+
+    def watched(images, generator, **options):
+        taken.append(len(images))
+        return crop_and_flip(images, generator, **options)
+
+    monkeypatch.setattr(inverse_network, "crop_and_flip", watched)
+    pairs = TrainingPairs(known("oracle", "blur", tiles[:32]), protector(SCHEMES["none"]()), seed=0, renew=1, padding=2)
+    first, second = pairs.at(0).plain, pairs.at(1).plain
+    assert taken == [10, 10, 10, 2] * 2 and len(first) == 32 and not torch.equal(first, second)
+
+
+def test_a_run_belongs_to_the_scheme_that_its_attacker_made(tiles, tmp_path):
+    attack, folder = make_attack("inverse-network", {"steps": 2, **TINY}), Conditions(device=CPU, folder=tmp_path)
+    given = known("recipe", "pixel-same", tiles[:32])
+    SCHEMES["pixel-same"](bytes(32)).save(tmp_path / "one")
+    SCHEMES["pixel-same"](bytes([1] * 32)).save(tmp_path / "two")
+    first, other = (replace(given, recipe={"surrogate": str(tmp_path / name)}) for name in ("one", "two"))
+    replace(attack, surrogate=str(tmp_path / "one")).fit(given, folder)
+    SCHEMES["pixel-same"](bytes([1] * 32)).save(tmp_path / "one")
+    with pytest.raises(UsageError, match="given"):
+        replace(attack, surrogate=str(tmp_path / "one")).fit(given, folder)
+    assert own_scheme(first, 0).digest == own_scheme(other, 0).digest != own_scheme(given, 0).digest
+    negative, same = ({"surrogate": change} for change in (lambda x, *_: 255 - x, lambda x, *_: x))
+    assert own_scheme(replace(given, recipe=negative), 0).digest != own_scheme(replace(given, recipe=same), 0).digest
+
+
 def test_inverse_learns_position_keys(tiles):
     attack = make_attack("inverse-network", {"steps": 80, "lr": 1e-2, "widths": (8, 12), "batch": 64}, preset="smoke")
     given = known("pairs", "pixel-same", tiles[:192])
@@ -248,17 +289,16 @@ def test_inverse_learns_position_keys(tiles):
 
 def test_recipe_draws_a_key_of_its_own(tiles):
     given = known("recipe", "pixel-same", tiles[:32])
-    own = own_scheme(given, 0)
-    assert torch.equal(own(tiles[:4]), own_scheme(given, 0)(tiles[:4]))
-    assert not torch.equal(own(tiles[:4]), own_scheme(given, 1)(tiles[:4]))
-    assert torch.equal(
-        own_scheme(replace(given, recipe={"surrogate": lambda x: 255 - x}), 0)(tiles[:4]), 255 - tiles[:4]
-    )
+    own = own_scheme(given, 0).oracle
+    assert torch.equal(own(tiles[:4]), own_scheme(given, 0).oracle(tiles[:4]))
+    assert not torch.equal(own(tiles[:4]), own_scheme(given, 1).oracle(tiles[:4]))
+    negative = own_scheme(replace(given, recipe={"surrogate": lambda x, *_: 255 - x}), 0)
+    assert torch.equal(negative.oracle(tiles[:4]), 255 - tiles[:4])
     learned = replace(given, scheme=PublicScheme(name="learned", block=None, key_per_image=False))
     with pytest.raises(UsageError, match="surrogate"):
         own_scheme(learned, 0)
     public = own_scheme(replace(learned, recipe={"init": "gan-cifar10"}), 0)
-    assert public(tiles[:2]).shape == (2, 3, 32, 32)
+    assert public.oracle(tiles[:2]).shape == (2, 3, 32, 32)
 
 
 def test_sdar_resumes_and_takes_labels(tiles, tmp_path):
@@ -274,6 +314,15 @@ def test_sdar_resumes_and_takes_labels(tiles, tmp_path):
     assert whole.reconstruct(given.protected[:3]).shape == (3, 3, 32, 32)
     with pytest.raises(UsageError, match="labels"):
         attack.fit(replace(given, labels=None))
+    with pytest.raises(UsageError, match="labels of the same classes"):
+        attack.fit(replace(given, plain_labels=None))
+
+
+def test_decoded_images_keep_their_labels_at_any_size():
+    large = torch.zeros(70, 3, 96, 96, dtype=torch.uint8)
+    labels = torch.arange(70)
+    found = Decoded(lambda images, own: images + own.view(-1, 1, 1, 1) / 255, lambda x: x, Conditions(device=CPU))
+    assert torch.equal(found.reconstruct(large, labels)[:, 0, 0, 0], labels.byte())
 
 
 def test_leaked_inverse_needs_something_leaked(tiles, tmp_path):
@@ -321,12 +370,19 @@ def test_gradients_over_weights_and_from_a_start(tiles):
 def test_gradients_start_from_an_inverse_network_that_was_trained_before(tiles, tmp_path):
     given = known("gradients", "random-conv", tiles[:32])
     before = Conditions(seed=3, device=CPU, folder=tmp_path / "before")
-    inverse = make_attack("inverse-network", TINY | {"steps": 3}).fit(given, before)
+    inverse = make_attack("inverse-network", TINY | {"steps": 3}).fit(
+        known("oracle", "random-conv", tiles[:32]), before
+    )
     attack = make_attack("gradients", {"start": "inverse", "inverse_steps": 1, "steps": 1}, preset="smoke")
     trained = {"inverse-network": tmp_path / "before", "gan": tmp_path}
     found = attack.fit(given, Conditions(device=CPU, folder=tmp_path / "own", trained=trained))
     assert torch.equal(found.first.reconstruct(given.protected), inverse.reconstruct(given.protected))
     assert not (tmp_path / "own").exists()
+    # Nor is it repeated in the account of time.
+    assert found.seconds_before == json.loads((tmp_path / "before" / "results.json").read_text())["seconds"] > 0
+    # Another attacker's network is left alone.
+    stranger = replace(given, protected=255 - given.protected)
+    assert attack.fit(stranger, Conditions(device=CPU, trained=trained)).seconds_before == 0
     # One that is not finished is no use: another is trained.
     (tmp_path / "before" / "results.json").unlink()
     found = attack.fit(given, Conditions(device=CPU, folder=tmp_path / "own", trained=trained))
@@ -346,7 +402,7 @@ def test_total_variation():
 def test_trained_matcher_sees_through_noise(tiles):
     generator = torch.Generator().manual_seed(0)
 
-    def noisy(images):
+    def noisy(images, occasion=""):
         noise = 40 * torch.randn(images.shape, generator=generator)
         return (255 - images.float() + noise).round().clamp(0, 255).byte()
 

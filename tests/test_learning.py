@@ -61,6 +61,7 @@ def affine():
                 {"map": network},
                 [optimizer],
                 step,
+                knowledge=knowledge,
                 steps=self.steps,
                 batch=16,
                 conditions=conditions,
@@ -102,6 +103,41 @@ def test_resumed_equals_uninterrupted_and_a_finished_run_is_read_back(affine, ne
     assert (tmp_path / "parts" / "metrics.jsonl").stat().st_mtime_ns == begun
     with pytest.raises(UsageError, match="other settings"):
         replace(attack, steps=31).fit(negatives, parts)
+
+
+def test_a_run_belongs_to_what_its_attacker_was_given(affine, negatives, tiles, tmp_path):
+    attack, folder = make_attack("affine", preset="smoke"), Conditions(device=CPU, folder=tmp_path)
+    attack.fit(negatives, folder)
+    pairs = negatives.known_pairs
+    for other in (
+        {"protected": 254 - tiles},  # another key
+        {"plain": tiles.flip(0)},
+        {"known_pairs": pairs.first(100)},
+        {"known_pairs": replace(pairs, protected=254 - tiles)},
+        {"labels": torch.zeros(len(tiles), dtype=torch.long)},
+        {"scheme": replace(negatives.scheme, name="other")},
+        {"classifier": nn.Linear(3, 2)},
+    ):
+        with pytest.raises(UsageError, match=r"other settings \(given\)"):
+            attack.fit(replace(negatives, **other), folder)
+    with pytest.raises(UsageError, match=r"other settings \(threat\)"):
+        attack.fit(replace(negatives, threat="oracle"), folder)
+    attack.fit(replace(negatives, protected=(255 - tiles).clone()), folder)
+
+
+def test_large_images_go_through_a_network_a_few_at_a_time():
+    sizes = []
+
+    def network(images):
+        sizes.append(images.shape[0] * images.shape[2] * images.shape[3])
+        return images
+
+    for count, side in ((600, 32), (60, 96), (9, 512)):
+        images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+        assert torch.equal(to_images(network, images, Conditions(device=CPU)), images)
+        # The least that is taken at once is eight images.
+        assert max(sizes) <= max(250 * 32 * 32, 8 * side * side) and len(sizes) > 1
+        sizes.clear()
 
 
 def test_more_training_is_nearer(affine, negatives, tiles):

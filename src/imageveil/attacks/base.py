@@ -42,7 +42,13 @@ class Conditions:
 
 
 class Reconstruction(ABC):
-    """What an attack that reconstructs has learned."""
+    """What an attack that reconstructs has learned.
+
+    Attributes:
+        seconds_before: what the training of networks took that this attack found trained; see `Conditions.trained`.
+    """
+
+    seconds_before: float = 0.0
 
     @abstractmethod
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Matcher
 from imageveil.attacks.inverse_network import TrainingPairs
-from imageveil.attacks.knowledge import Knowledge, Transformation
-from imageveil.attacks.learning import learn
+from imageveil.attacks.knowledge import Knowledge, Oracle
+from imageveil.attacks.learning import learn, parts_of
 from imageveil.errors import UsageError
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
 from imageveil.training.device import average_gradients
@@ -23,8 +23,6 @@ from imageveil.training.optimizers import set_rates
 
 LENGTH = 128
 """Values in which a trained matcher describes an image."""
-
-BATCH_AT_ONCE = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +72,7 @@ class Confirmation(Attack):
             return Comparison(knowledge.oracle, self.draws)
         return self._train(knowledge, knowledge.oracle, conditions or Conditions(), stop_after)
 
-    def _train(
-        self, knowledge: Knowledge, oracle: Transformation, conditions: Conditions, stop_after: int | None
-    ) -> Matcher:
+    def _train(self, knowledge: Knowledge, oracle: Oracle, conditions: Conditions, stop_after: int | None) -> Matcher:
         """Contrastive learning on pairs (van den Oord et al. 2018, arXiv 1807.03748, in both directions)."""
         device, seed = conditions.device, conditions.seed
         pairs = TrainingPairs(knowledge, oracle, seed=seed, renew=self.renew, padding=2)
@@ -111,6 +107,7 @@ class Confirmation(Attack):
             networks,
             [optimizer],
             step,
+            knowledge=knowledge,
             steps=self.steps,
             batch=batch,
             conditions=conditions,
@@ -122,12 +119,13 @@ class Confirmation(Attack):
 class Comparison(Matcher):
     """Nearness of protected images to the candidates' protected selves."""
 
-    def __init__(self, oracle: Transformation, draws: int) -> None:
+    def __init__(self, oracle: Oracle, draws: int) -> None:
         self.oracle, self.draws = oracle, draws
 
     def scores(self, protected: Tensor, candidates: Tensor) -> Tensor:
         """Minus the squared distance to the mean over the draws; see `Matcher.scores`."""
-        mean = torch.stack([self.oracle(candidates).float() for _ in range(self.draws)]).mean(dim=0).flatten(1) - 127.5
+        draws = [self.oracle(candidates, f"draw {number}").float() for number in range(self.draws)]
+        mean = torch.stack(draws).mean(dim=0).flatten(1) - 127.5
         shown = protected.float().flatten(1) - 127.5
         return 2 * shown @ mean.T - mean.square().sum(dim=1) - shown.square().sum(dim=1, keepdim=True)
 
@@ -145,7 +143,7 @@ class Descriptions(Matcher):
         sides = []
         for tower, images in ((self.shown, protected), (self.known, candidates)):
             parts = []
-            for part in torch.split(images, BATCH_AT_ONCE):
+            for part in parts_of(images):
                 with device.autocast():
                     parts.append(_described(tower, device.batch(part)).cpu())
             sides.append(torch.cat(parts))

@@ -97,6 +97,7 @@ class GANAttack(Attack):
             {"generator": generator, "discriminator": discriminator},
             optimizers,
             step,
+            knowledge=knowledge,
             steps=self.epochs * batches.per_epoch,
             batch=self.batch,
             conditions=conditions,

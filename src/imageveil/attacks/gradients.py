@@ -77,9 +77,10 @@ class Gradients(Attack):
         assert knowledge.transformation is not None
         first: Reconstruction | None = None
         if self.start == "inverse":
-            recipe, where = trained_before(conditions) or (InverseNetwork(steps=self.inverse_steps), conditions)
-            first = train_inverse(recipe, knowledge, knowledge.oracle, where)
-        mean = knowledge.plain.float().mean(dim=0) / 255
+            first = trained_before(knowledge, conditions) or train_inverse(
+                InverseNetwork(steps=self.inverse_steps), knowledge, knowledge.oracle, conditions
+            )
+        mean = knowledge.mean_image() / 255
         return Search(self, knowledge.transformation, mean, first, conditions)
 
 
@@ -96,6 +97,7 @@ class Search(Reconstruction):
     ) -> None:
         self.attack, self.transformation, self.mean, self.first = attack, transformation, mean, first
         self.conditions = conditions
+        self.seconds_before = 0.0 if first is None else first.seconds_before
         self.remains: list[float] = []
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:

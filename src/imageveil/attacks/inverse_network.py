@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
-from imageveil.attacks.knowledge import Knowledge, Pairs, PublicScheme, Transformation
-from imageveil.attacks.learning import batch_for, learn, to_images
+from imageveil.attacks.knowledge import Knowledge, Oracle, Pairs, PublicScheme
+from imageveil.attacks.learning import batch_for, learn, to_images, trained_seconds
 from imageveil.attacks.losses import make_loss
 from imageveil.attacks.surrogates import own_scheme
 from imageveil.errors import UsageError
@@ -53,6 +53,9 @@ HALVED = ("tanaka", "extended")
 
 LARGEST_DENSE = 8192
 """Values of an image up to which a map of the whole image is affordable."""
+
+VIEW_PIXELS = 4000 * 32 * 32
+"""Pixels that are cropped and mirrored at a time."""
 
 POSITION_RATE = 10
 """Factor on the learning rate of weights that serve one pixel: they have far to go, and sit behind no batch norm."""
@@ -110,10 +113,11 @@ class InverseNetwork(Attack):
         """Train the network; `stop_after` leaves after so many steps, as if interrupted. See `Attack.fit`."""
         self.require(knowledge)
         conditions = conditions or Conditions()
-        oracle = knowledge.oracle
+        oracle, own = knowledge.oracle, ""
         if knowledge.threat == "recipe":
-            oracle = own_scheme(knowledge, conditions.seed, made=self.surrogate)
-        return train_inverse(self, knowledge, oracle, conditions, stop_after=stop_after)
+            scheme = own_scheme(knowledge, conditions.seed, made=self.surrogate)
+            oracle, own = scheme.oracle, scheme.digest
+        return train_inverse(self, knowledge, oracle, conditions, own=own, stop_after=stop_after)
 
 
 class Inverse(Reconstruction):
@@ -145,9 +149,7 @@ class TrainingPairs:
         UsageError: the attacker has neither pairs nor an oracle.
     """
 
-    def __init__(
-        self, knowledge: Knowledge, oracle: Transformation | None, *, seed: int, renew: int, padding: int
-    ) -> None:
+    def __init__(self, knowledge: Knowledge, oracle: Oracle | None, *, seed: int, renew: int, padding: int) -> None:
         if oracle is None and knowledge.known_pairs is None:
             raise UsageError("this attack needs pairs; use --threat pairs or oracle")
         self.known, self.plain, self.oracle = knowledge.known_pairs, knowledge.plain, oracle
@@ -158,25 +160,31 @@ class TrainingPairs:
         return len(self.plain) if self.oracle is not None else len(self.known or ())
 
     def at(self, epoch: int) -> Pairs:
-        """The pairs of an epoch; a function of seed and epoch as far as the oracle is one of its images."""
+        """The pairs of an epoch; a function of seed and epoch as far as the oracle is one of images and occasion."""
         if self.oracle is None:
             assert self.known is not None
             return self.known
         number = epoch // self.renew
         if number != self.held:
-            plain = self.plain
-            if self.padding:
-                plain = crop_and_flip(plain, step_generator(self.seed, number, stream=5), padding=self.padding)
-            self.held, self.pairs = number, Pairs(plain=plain, protected=self.oracle(plain))
+            plain = self._views(number) if self.padding else self.plain
+            self.held, self.pairs = number, Pairs(plain=plain, protected=self.oracle(plain, f"views {number}"))
         return self.pairs
+
+    def _views(self, number: int) -> Tensor:
+        """The plain images cropped and mirrored, some at a time: where every pixel comes from takes eight bytes."""
+        generator = step_generator(self.seed, number, stream=5)
+        size = max(1, VIEW_PIXELS // (self.plain.shape[-2] * self.plain.shape[-1]))
+        parts = torch.split(self.plain, size)
+        return torch.cat([crop_and_flip(part, generator, padding=self.padding) for part in parts])
 
 
 def train_inverse(
     attack: InverseNetwork,
     knowledge: Knowledge,
-    oracle: Transformation | None,
+    oracle: Oracle | None,
     conditions: Conditions,
     *,
+    own: str = "",
     stop_after: int | None = None,
 ) -> Inverse:
     """Train an inverse network.
@@ -186,6 +194,7 @@ def train_inverse(
         knowledge: what the attacker has.
         oracle: protects uint8 images; None trains on the known pairs.
         conditions: seed, device and run directory.
+        own: digest of the oracle's scheme where it is the attacker's own.
         stop_after: leave after so many steps, as if interrupted.
 
     Raises:
@@ -230,6 +239,8 @@ def train_inverse(
         {"inverse": network},
         [optimizer],
         step,
+        knowledge=knowledge,
+        own=own,
         steps=attack.steps,
         batch=batch,
         conditions=conditions,
@@ -238,22 +249,28 @@ def train_inverse(
     return Inverse(network, conditions, len(pairs))
 
 
-def trained_before(conditions: Conditions) -> tuple[InverseNetwork, Conditions] | None:
-    """An inverse network that was trained on the same scheme before, and the conditions to read it back under.
+def trained_before(knowledge: Knowledge, conditions: Conditions) -> Inverse | None:
+    """An inverse network that was trained on the same scheme and images before, maybe under a weaker threat model.
 
     Args:
+        knowledge: of an attacker who has an oracle.
         conditions: of an attack that can use one.
 
     Returns:
-        What `train_inverse` takes to read the network instead of training it; None where none is finished.
+        The network, read back; None where none is finished, or what is there was learned from something else.
     """
     folder = conditions.trained.get(InverseNetwork.name)
     if folder is None or not (folder / "results.json").is_file():
         return None
     values = json.loads((folder / "config.json").read_text())
+    if values.get("given") != knowledge.fingerprint():
+        return None
     own = {name: values[name] for name in InverseNetwork.values()}
     attack = InverseNetwork(**own | {"widths": tuple(own["widths"])})
-    return attack, replace(conditions, folder=folder, seed=values["seed"])
+    there = replace(conditions, folder=folder, seed=values["seed"])
+    found = train_inverse(attack, replace(knowledge, threat=values["threat"]), knowledge.oracle, there)
+    found.seconds_before = trained_seconds(folder)
+    return found
 
 
 def make_front(name: str, scheme: PublicScheme, size: tuple[int, int]) -> Front:

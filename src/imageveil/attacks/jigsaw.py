@@ -32,7 +32,7 @@ class Jigsaw(Attack):
         self.require(knowledge)
         assert knowledge.scheme.block is not None
         changes = Changes(full=knowledge.scheme.name == "compressible")
-        mean = (knowledge.plain.float().mean(dim=0).permute(1, 2, 0) - 127.5).numpy()
+        mean = (knowledge.mean_image().permute(1, 2, 0) - 127.5).numpy()
         return Assembly(knowledge.scheme.block, changes, mean)
 
 

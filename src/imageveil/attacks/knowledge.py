@@ -13,24 +13,43 @@ The functions of these names build a `Knowledge` from a scheme and training imag
 leads back to images that were left out; the images an attack is judged on never come in here.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
-from imageveil.schemes.base import Scheme
+from imageveil.schemes.base import Scheme, digest
 
 THREATS = ("ciphertext", "recipe", "pairs", "oracle", "gradients")
 """All threat models, as records name them."""
 
 BATCH_PIXELS = 500 * 32 * 32
 
+FINGERPRINTED = 1000
+"""Images of a set that tell it from another: reading all pixels of a large set would take seconds."""
+
+CHUNK = 1000
+
 Transformation = Callable[[Tensor], Tensor]
+
+
+class Oracle(Protocol):
+    """Protects any plain batch, uint8 to uint8."""
+
+    def __call__(self, images: Tensor, occasion: str = "") -> Tensor:
+        """Protect images, each under an identity of its own.
+
+        Args:
+            images: uint8 (N, 3, H, W).
+            occasion: what they are asked for. A scheme with a key per image gives every image of every occasion
+                another key, and the same one when an interrupted run asks again.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +94,7 @@ class Knowledge:
         plain: unpaired plain images of the same kind, uint8 (M, 3, H, W); none of them is among the protected ones.
         plain_labels: their classes, int64 (M,), or None.
         known_pairs: under `pairs`, plain images with their protected selves.
-        oracle: under `oracle` and `gradients`, protects any plain batch, uint8 to uint8.
+        oracle: under `oracle` and `gradients`, protects any plain batch.
         transformation: under `gradients`, the differentiable h, float [0, 1] to float [0, 1].
         classifier: under `recipe`, the cloud's classifier, protected floats in [0, 1] to logits.
         recipe: under `recipe`, what is public about the making of the scheme.
@@ -88,7 +107,7 @@ class Knowledge:
     plain: Tensor
     plain_labels: Tensor | None
     known_pairs: Pairs | None = None
-    oracle: Transformation | None = None
+    oracle: Oracle | None = None
     transformation: Transformation | None = None
     classifier: Transformation | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -104,7 +123,56 @@ class Knowledge:
         if self.oracle is None:
             raise UsageError(f"an attacker under the threat {self.threat!r} has no pairs; use --threat pairs or oracle")
         plain = self.plain[:number].clone()
-        return Pairs(plain=plain, protected=self.oracle(plain))
+        return Pairs(plain=plain, protected=self.oracle(plain, "pairs"))
+
+    def fingerprint(self, own: str = "") -> str:
+        """A short digest of what decides what an attack learns from this, the threat model apart.
+
+        Two threat models that grant the same images give the same, so that a network trained under one of them can be
+        used again under the other.
+
+        Args:
+            own: says what else the attacker learned from, such as the digest of a scheme of its own.
+        """
+        pairs = self.known_pairs
+        tensors = {
+            "protected": self.protected,
+            "labels": self.labels,
+            "plain": self.plain,
+            "plain_labels": self.plain_labels,
+            "pairs_plain": None if pairs is None else pairs.plain,
+            "pairs_protected": None if pairs is None else pairs.protected,
+        }
+        # A function has no content that could be told; in `Knowledge` made from a scheme there is none.
+        recipe = {name: value for name, value in self.recipe.items() if not callable(value)}
+        weights = digest(self.classifier.state_dict()) if isinstance(self.classifier, nn.Module) else ""
+        return fingerprint(tensors, repr(self.scheme), json.dumps(recipe, sort_keys=True, default=str), weights, own)
+
+    def mean_image(self) -> Tensor:
+        """Mean of the unpaired plain images, float32 (3, H, W) on the scale 0..255."""
+        total = torch.zeros(self.plain.shape[1:], dtype=torch.float64)
+        for part in torch.split(self.plain, CHUNK):
+            # Never the whole set as floats, which takes four times its memory.
+            total += part.sum(dim=0, dtype=torch.float64)
+        return (total / len(self.plain)).float()
+
+
+def fingerprint(tensors: Mapping[str, Tensor | None], *words: str) -> str:
+    """A short digest of sets of images, their labels and some words.
+
+    Args:
+        tensors: by name. Of sets of images (N, ...) at most about two thousand, evenly spread, are read.
+        words: what else belongs to it.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    read = {
+        f"{name} {tuple(tensor.shape)}": tensor if tensor.ndim < 2 else tensor[:: max(1, len(tensor) // FINGERPRINTED)]
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }
+    return hashlib.sha256("\n".join([digest(read), *words]).encode()).hexdigest()[:16]
 
 
 def protect_batches(scheme: Scheme, images: Tensor, ids: list[str] | None) -> Tensor:
@@ -127,6 +195,8 @@ def ciphertext(
 ) -> Knowledge:
     """The paper's setting: half T1 of the training images protected, the other half T2 plain and unpaired.
 
+    Labels of plain images from elsewhere are handed on only where they name the same classes.
+
     Args:
         scheme: the scheme under attack.
         train: the owner's training images.
@@ -146,13 +216,14 @@ def ciphertext(
         raise UsageError(
             f"the unpaired plain images of {unpaired.name} differ in size from {train.name}; give images of one size"
         )
+    same_classes = unpaired.classes == train.classes
     return Knowledge(
         threat="ciphertext",
         scheme=PublicScheme(name=scheme.name, block=getattr(scheme, "block", None), key_per_image=scheme.needs_ids),
         protected=protect_batches(scheme, first.images, first.keys),
         labels=None if first.labels is None else first.labels.clone(),
         plain=unpaired.images.clone(),
-        plain_labels=None if unpaired.labels is None else unpaired.labels.clone(),
+        plain_labels=None if unpaired.labels is None or not same_classes else unpaired.labels.clone(),
     )
 
 
@@ -179,7 +250,7 @@ def pairs(scheme: Scheme, train: ImageArrays, *, number: int, **options: Any) ->
 
 
 def oracle(scheme: Scheme, train: ImageArrays, **options: Any) -> Knowledge:
-    """As `ciphertext`, with a function that protects any plain batch, each image under a fresh identity."""
+    """As `ciphertext`, with a function that protects any plain batch, each image under an identity of its own."""
     return replace(ciphertext(scheme, train, **options), threat="oracle", oracle=protector(scheme))
 
 
@@ -216,12 +287,12 @@ def halves(train: ImageArrays, *, images: int | None, seed: int) -> tuple[ImageA
     return train.subset(order[:half][:images]), train.subset(order[half:])
 
 
-def protector(scheme: Scheme) -> Transformation:
-    """A function that protects any plain batch, uint8 to uint8, each image under a fresh identity."""
-    numbers = count()
+def protector(scheme: Scheme) -> Oracle:
+    """An oracle of a scheme."""
 
-    def protect(images: Tensor) -> Tensor:
-        ids = [f"oracle/{next(numbers)}" for _ in range(len(images))] if scheme.needs_ids else None
+    def protect(images: Tensor, occasion: str = "") -> Tensor:
+        # Nothing is counted from call to call: a run that is resumed would count from the start again.
+        ids = [f"oracle/{occasion}/{number}" for number in range(len(images))] if scheme.needs_ids else None
         return protect_batches(scheme, images, ids)
 
     return protect

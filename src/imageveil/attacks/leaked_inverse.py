@@ -59,7 +59,8 @@ class LeakedInverse(Attack):
             raise UsageError(
                 "nothing says which public scheme this one was continued from; name it with --set public=NAME"
             )
-        return train_inverse(InverseNetwork(steps=self.steps), knowledge, open_quietly(str(public)), conditions)
+        own = open_quietly(str(public))
+        return train_inverse(InverseNetwork(steps=self.steps), knowledge, own.oracle, conditions, own=own.digest)
 
 
 class Stolen(Inverse):

@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions
+from imageveil.attacks.knowledge import Knowledge
 from imageveil.training.loop import run_steps
 from imageveil.training.run_directory import RunDirectory
 
 WEIGHTS = "networks.safetensors"
 
 BATCH_PIXELS = 32 * 32
+BATCH_AT_ONCE = 250
 LEAST_BATCH = 8
 """Batch norm needs some images."""
 
@@ -27,9 +29,11 @@ def learn(
     optimizers: Sequence[torch.optim.Optimizer],
     step_fn: Callable[[int], dict[str, Tensor]],
     *,
+    knowledge: Knowledge,
     steps: int,
     batch: int,
     conditions: Conditions,
+    own: str = "",
     stop_after: int | None = None,
 ) -> float:
     """Train an attack's networks, in its run directory when it has one.
@@ -37,32 +41,36 @@ def learn(
     A finished run is not repeated: its weights are read back. An interrupted one continues from its checkpoint.
 
     Args:
-        attack: whose values are the run's configuration; a directory of other values is refused.
+        attack: whose values are the run's configuration, with seed, threat model and what the attacker was given; a
+            directory of another configuration is refused.
         networks: networks by name, placed on the device; left in eval mode.
         optimizers: their optimizers.
         step_fn: does one step, drawing all its randomness from (seed, step), and returns scalars to log.
+        knowledge: what the networks learn from.
         steps: number of steps.
         batch: images a step, for the rate that is shown.
         conditions: seed, device and run directory.
+        own: says what else they learn from, such as the digest of a scheme of the attacker's own.
         stop_after: leave after this many steps, as if interrupted.
 
     Returns:
         Seconds of training over all sessions.
 
     Raises:
-        UsageError: the run directory holds a run of another attack or other values.
+        UsageError: the run directory holds a run of another attack, of other values or on other images.
         RunError: a loss is not finite, or the run directory cannot be written.
     """
     run = None
     weights = None if conditions.folder is None else conditions.folder / WEIGHTS
     if conditions.folder is not None:
-        identity = {"attack": attack.name, "seed": conditions.seed, **asdict(attack)}
+        given = {"threat": knowledge.threat, "given": knowledge.fingerprint(own)}
+        identity = {"attack": attack.name, "seed": conditions.seed, **given, **asdict(attack)}
         run = RunDirectory(conditions.folder, identity, conditions.device)
     if run is not None and run.results is not None and weights is not None and weights.is_file():
         saved = load_file(weights)
         for name, network in networks.items():
-            own = {key.removeprefix(f"{name}/"): value for key, value in saved.items() if key.startswith(f"{name}/")}
-            network.load_state_dict(own)
+            its = {key.removeprefix(f"{name}/"): value for key, value in saved.items() if key.startswith(f"{name}/")}
+            network.load_state_dict(its)
             network.eval()
         return float(run.results["seconds"])
 
@@ -120,13 +128,16 @@ def batch_for(batch: int, images: Tensor) -> int:
     return min(batch, max(LEAST_BATCH, batch * BATCH_PIXELS // pixels))
 
 
+def parts_of(images: Tensor) -> tuple[Tensor, ...]:
+    """Images (N, C, H, W) in parts that a network takes at once, of as many pixels as 250 images of 32x32 have."""
+    return torch.split(images, batch_for(BATCH_AT_ONCE, images))
+
+
 @torch.no_grad()
-def to_images(
-    network: Callable[[Tensor], Tensor], images: Tensor, conditions: Conditions, *, batch: int = 250
-) -> Tensor:
+def to_images(network: Callable[[Tensor], Tensor], images: Tensor, conditions: Conditions) -> Tensor:
     """Send uint8 images (N, 3, H, W) through a network from and to floats in [0, 1]; uint8 out."""
     out = []
-    for part in torch.split(images, batch):
+    for part in parts_of(images):
         with conditions.device.autocast():
             floats = network(conditions.device.batch(part)).float()
         out.append((floats.clamp(0, 1) * 255).round().to(torch.uint8).cpu())

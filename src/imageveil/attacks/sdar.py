@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge, Transformation
-from imageveil.attacks.learning import batch_for, learn, to_images
+from imageveil.attacks.learning import batch_for, learn, parts_of, to_images
 from imageveil.attacks.surrogates import public_network
 from imageveil.errors import UsageError
 from imageveil.images.augment import crop_and_flip
@@ -25,8 +25,6 @@ from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes.controls import SLOPE, RandomConvScheme
 from imageveil.training.loop import epoch_batches, step_generator
 from imageveil.training.optimizers import set_rates
-
-BATCH_AT_ONCE = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +78,7 @@ class SDAR(Attack):
             game.networks,
             game.optimizers,
             game.step,
+            knowledge=knowledge,
             steps=self.steps,
             batch=game.batch,
             conditions=conditions,
@@ -99,10 +98,12 @@ class Decoded(Reconstruction):
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Decode; see `Reconstruction.reconstruct`."""
         device = self.conditions.device
-        out = []
-        for at in torch.split(torch.arange(len(protected)), BATCH_AT_ONCE):
-            part = protected[at]
-            own = self.classifier(device.batch(part)).argmax(1) if labels is None else labels[at].to(device.torch)
+        out, done = [], 0
+        # The parts of `to_images`, so that every call of the decoder gets the labels of its images.
+        for part in parts_of(protected):
+            told = None if labels is None else labels[done : done + len(part)].to(device.torch)
+            own = self.classifier(device.batch(part)).argmax(1) if told is None else told
+            done += len(part)
 
             def decode(images: Tensor, own: Tensor = own) -> Tensor:
                 decoded: Tensor = self.decoder(images, own)
@@ -120,8 +121,13 @@ class Game:
     """
 
     def __init__(self, attack: SDAR, knowledge: Knowledge, conditions: Conditions) -> None:
-        if knowledge.labels is None or knowledge.plain_labels is None:
+        if knowledge.labels is None:
             raise UsageError("sdar needs labels; arrange the images as class/file or use Parquet with 'label'")
+        if knowledge.plain_labels is None:
+            raise UsageError(
+                "sdar needs plain images with labels of the same classes as the protected ones; leave --plain out, or "
+                "give one with these classes"
+            )
         assert knowledge.classifier is not None
         self.attack, self.knowledge, self.conditions = attack, knowledge, conditions
         self.labels, self.plain_labels, self.classifier = (

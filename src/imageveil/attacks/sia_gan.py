@@ -119,6 +119,7 @@ class SIAGAN(Attack):
             networks,
             optimizers,
             step,
+            knowledge=knowledge,
             steps=self.epochs * batches.per_epoch,
             batch=self.batch,
             conditions=conditions,

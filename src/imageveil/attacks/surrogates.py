@@ -10,18 +10,42 @@
 
 import hashlib
 import warnings
+from dataclasses import dataclass
 
-from imageveil.attacks.knowledge import Knowledge, Transformation, protector
+from torch import Tensor
+
+from imageveil.attacks.knowledge import Knowledge, Oracle, fingerprint, protector
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet
-from imageveil.schemes import SCHEMES
-from imageveil.schemes.base import PublicSchemeWarning, load_scheme
+from imageveil.schemes import SCHEMES, Scheme
+from imageveil.schemes.base import PublicSchemeWarning, digest, load_scheme
 from imageveil.schemes.controls import KeylessControl, SecretControl
 from imageveil.schemes.keyed import KeyedScheme
 from imageveil.schemes.learned import LearnedScheme
 
+PROBES = 8
+"""Images that tell one function from another."""
 
-def open_quietly(name: str) -> Transformation:
+
+@dataclass(frozen=True, kw_only=True)
+class OwnScheme:
+    """A scheme in the attacker's own hands.
+
+    Attributes:
+        oracle: protects plain images with it.
+        digest: tells its weights or key from others.
+    """
+
+    oracle: Oracle
+    digest: str
+
+    @classmethod
+    def of(cls, scheme: Scheme) -> "OwnScheme":
+        """Take a scheme over."""
+        return cls(oracle=protector(scheme), digest=digest(scheme.state()[0]))
+
+
+def open_quietly(name: str) -> OwnScheme:
     """Open a scheme by name or path, without the notice to users of public ones.
 
     Raises:
@@ -29,10 +53,10 @@ def open_quietly(name: str) -> Transformation:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PublicSchemeWarning)
-        return protector(load_scheme(name))
+        return OwnScheme.of(load_scheme(name))
 
 
-def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> Transformation:
+def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> OwnScheme:
     """A scheme of the attacker's own: what the recipe says, or the public algorithm under a key of its own.
 
     Args:
@@ -40,26 +64,23 @@ def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> T
         seed: decides the key.
         made: a scheme that goes before what the recipe says, by name or path.
 
-    Returns:
-        A function that protects uint8 images.
-
     Raises:
         UsageError: the scheme is learned and the recipe holds nothing made by it.
     """
     chosen = made or knowledge.recipe.get("surrogate") or knowledge.recipe.get("init")
     if callable(chosen):
-        own: Transformation = chosen
-        return own
+        shown: dict[str, Tensor | None] = {"probes": chosen(knowledge.plain[:PROBES])}
+        return OwnScheme(oracle=chosen, digest=fingerprint(shown))
     if chosen is not None:
         return open_quietly(str(chosen))
     kind = SCHEMES.get(knowledge.scheme.name)
     secret = hashlib.sha256(f"an attacker's own key {seed}".encode()).digest()
     if kind is not None and issubclass(kind, KeyedScheme):
-        return protector(kind(secret, block=knowledge.scheme.block))
+        return OwnScheme.of(kind(secret, block=knowledge.scheme.block))
     if kind is not None and issubclass(kind, SecretControl):
-        return protector(kind(secret))
+        return OwnScheme.of(kind(secret))
     if kind is not None and issubclass(kind, KeylessControl):
-        return protector(kind.generate())
+        return OwnScheme.of(kind.generate())
     raise UsageError(
         f"under the threat recipe an attacker of {knowledge.scheme.name} needs a scheme of its own, trained by the "
         "same recipe; name it with --set surrogate=FILE"

@@ -111,6 +111,7 @@ class UnsharedWeights(Attack):
             networks,
             optimizers,
             step,
+            knowledge=knowledge,
             steps=self.epochs * per_epoch,
             batch=self.batch,
             conditions=conditions,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from imageveil.attacks.knowledge import Knowledge
+from imageveil.attacks.knowledge import Knowledge, fingerprint
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.presets import CLASSIFIER_PRESETS, as_json, choose
@@ -74,7 +74,8 @@ class Cloud:
         )
         if self.folder is None:
             return train_classifier(data, config, seed=self.seed, device=self.device)[0]
-        identity = {"scheme": known.scheme.name, "images": len(data), "seed": self.seed} | as_json(config)
+        given = fingerprint({"protected": known.protected, "labels": known.labels}, *classes)
+        identity = {"scheme": known.scheme.name, "given": given, "seed": self.seed} | as_json(config)
         run, weights = RunDirectory(self.folder, identity, self.device), self.folder / WEIGHTS
         if run.results is None or not weights.is_file():
             network, timing = train_classifier(data, config, seed=self.seed, device=self.device, run=run)

@@ -22,7 +22,7 @@ from imageveil.audit.sheets import write_sheet
 from imageveil.audit.short_run import short_run
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, judged, load_arrays, train_and_test
-from imageveil.records import read_records, write_json
+from imageveil.records import commit, read_records, write_json
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.device import Device
 
@@ -122,7 +122,7 @@ def run_controls(
         only: names of attacks; empty runs all.
         test_images: judge on so many test images, from the first on.
         preset: budget of the attacks that train.
-        run: directory for their training, one folder a control, to be continued by the same call.
+        run: directory for their training, one folder a data set and control, to be continued by the same call.
         device: where they train; None for the processor.
         seed: decides every key and random choice.
 
@@ -133,6 +133,8 @@ def run_controls(
         UsageError: the images are missing, no control fits, or one is held against an attack that was not run.
         RunError: a file cannot be written.
     """
+    # The checkout may move on while this runs.
+    commit()
     train, test = train_and_test(data, seed)
     test = judged(test, test_images)
     other = None if plain is None else load_arrays(plain, "train")
@@ -146,7 +148,8 @@ def run_controls(
         control = row.measured_by_peer(read_records(out), data=test.name, preset=preset)
         conditions = Conditions()
         if run is not None:
-            conditions = Conditions(folder=run / control.name, trained=trained_before(control, run))
+            own = run / test.name
+            conditions = Conditions(folder=own / control.name, trained=trained_before(control, own))
         if device is not None:
             conditions = replace(conditions, device=device)
         path = out / f"{control.name}-{test.name}.json"

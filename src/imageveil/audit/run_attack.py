@@ -11,7 +11,7 @@ from imageveil.audit.cloud import Cloud
 from imageveil.audit.recognition import Recogniser
 from imageveil.errors import UsageError
 from imageveil.images.arrays import judged, load_arrays, train_and_test
-from imageveil.records import write_json
+from imageveil.records import commit, write_json
 from imageveil.schemes import load_scheme
 from imageveil.training.device import Device
 
@@ -88,6 +88,8 @@ def run_attack(
         UsageError: something that was named does not exist or does not go together.
         RunError: a file cannot be written.
     """
+    # The checkout may move on while this runs.
+    commit()
     chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
     other = None if plain is None else load_arrays(plain, "train")
     train, test = train_and_test(data, seed)
