@@ -37,10 +37,12 @@ class Judged:
         intervals: 95 % intervals by metric.
         shown: reconstructions, uint8 (N, 3, H, W), or None for an attack that makes none.
         ssim: SSIM of every reconstruction (N,), to order sheets by; None without reconstructions.
+        seconds: what the attack took for them, without the judgement. Some attacks do all their work here.
     """
 
     metrics: dict[str, float]
     intervals: dict[str, list[float]]
+    seconds: float
     shown: Tensor | None = None
     ssim: Tensor | None = None
 
@@ -122,12 +124,15 @@ def judge(
     Raises:
         UsageError: there are fewer than two images.
     """
+    begun = time.monotonic()
     if isinstance(found, Matcher):
         scores = found.scores(protected, plain)
+        seconds = time.monotonic() - begun
         hits = int((scores.argmax(dim=1) == torch.arange(len(plain))).sum())
         figures = {"confirm_top1": hits / len(plain), "confirm_candidates": float(len(plain))}
-        return Judged(metrics=figures, intervals={"confirm_top1": list(wilson(hits, len(plain)))})
+        return Judged(metrics=figures, intervals={"confirm_top1": list(wilson(hits, len(plain)))}, seconds=seconds)
     shown = crop_to(found.reconstruct(protected, labels), plain)
+    seconds = time.monotonic() - begun
     leakage = measure(plain, shown, labels, seed=seed, perceptual=True)
     exact = float((shown == plain).double().mean())
     metrics = leakage.metrics | {"bytes_exact": exact} | found.figures()
@@ -136,7 +141,7 @@ def judge(
     intervals = leakage.intervals
     if recogniser is not None and labels is not None:
         metrics["recognition"], intervals["recognition"] = recogniser.measure(shown, labels)
-    return Judged(metrics=metrics, intervals=intervals, shown=shown, ssim=leakage.ssim)
+    return Judged(metrics=metrics, intervals=intervals, shown=shown, ssim=leakage.ssim, seconds=seconds)
 
 
 def attack_and_judge(
@@ -145,6 +150,7 @@ def attack_and_judge(
     known: Knowledge,
     test: ImageArrays,
     *,
+    train: ImageArrays | None = None,
     floor: dict[str, dict[str, float]] | None = None,
     preset: str = "quick",
     conditions: Conditions | None = None,
@@ -158,6 +164,7 @@ def attack_and_judge(
         scheme: the scheme, to protect the judged images with.
         known: what the attacker has.
         test: held-out images.
+        train: the owner's training images, for the floors' means; None takes those of `test`.
         floor: the floors of `test`, if they are known already; None measures them.
         preset: the budget that the attack was made with, for the record.
         conditions: seed, device and run directory of the attack; None takes the defaults with `seed`.
@@ -165,20 +172,23 @@ def attack_and_judge(
         seed: decides every random choice of the judgement.
 
     Returns:
-        A record of the task `attack`, and the reconstructions behind it. `seconds` is the attack alone, without the
-        judgement, with all that it has trained in its run directory before; `attacker_protected`, `attacker_plain` and
-        `attacker_pairs` say how many images it had.
+        A record of the task `attack`, and the reconstructions behind it. `seconds` is the attack alone on all judged
+        images, without the judgement, with all training behind it: in its run directory before, or of a network that
+        it found trained. `attacker_protected`, `attacker_plain` and `attacker_pairs` say how many images it had.
     """
     conditions = conditions or Conditions(seed=seed)
     begun = time.monotonic()
     found = attack.fit(known, conditions)
-    seconds = max(time.monotonic() - begun, trained_seconds(conditions.folder))
+    learning = max(time.monotonic() - begun, trained_seconds(conditions.folder))
     protected = protect_batches(scheme, test.images, test.keys)
     judged = judge(found, test.images, protected, test.labels, recogniser=recogniser, seed=seed)
     if isinstance(found, Matcher):
         floor = {"chance": {"confirm_top1": 1 / len(test)}}
     elif floor is None:
-        floor = all_floors(test, known, recogniser=recogniser, seed=seed)
+        floor = all_floors(test, train, recogniser=recogniser, seed=seed)
+    seconds = learning + judged.seconds
+    if isinstance(found, Reconstruction):
+        seconds += found.seconds_before
     made = record(
         task="attack",
         scheme=scheme.label,
@@ -203,10 +213,15 @@ def attacker_figures(known: Knowledge) -> dict[str, float]:
 
 
 def all_floors(
-    test: ImageArrays, known: Knowledge, *, recogniser: Recogniser | None = None, seed: int = 0
+    test: ImageArrays, train: ImageArrays | None, *, recogniser: Recogniser | None = None, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """The floors of judged images from what every attacker has, those of recognition among them."""
-    reference = (known.plain, known.plain_labels)
+    """The floors of judged images, those of recognition among them.
+
+    Their means are those of the owner's training images, the best that anybody could know, and not of what one
+    attacker happens to have: floors of one data set are the same whoever attacks. Without training images they are
+    those of the judged images.
+    """
+    reference = None if train is None else (train.images, train.labels)
     found = floors(test.images, test.labels, reference=reference, seed=seed)
     if recogniser is not None and test.labels is not None:
         rates = recogniser.floors(test.images, test.labels, reference=reference, seed=seed)

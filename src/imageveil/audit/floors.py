@@ -1,8 +1,8 @@
 """What somebody knows without looking, and yardsticks for what a figure means.
 
 A reconstruction says something about a scheme only by what it has beyond two kinds of guesses: *blind* ones, which use
-nothing of the protected image, and *label-only* ones, which know its class. The guesses are made from plain images of
-the same kind, which every threat model grants.
+nothing of the protected image, and *label-only* ones, which know its class. The guesses are made from the owner's
+training images where the judge has them: no attacker's own plain images give better ones.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def guesses(
     Args:
         plain: the judged images, uint8 (N, 3, H, W).
         labels: their classes (N,); None leaves the label-only guesses out.
-        reference: other plain images of the same kind and size, with their labels, to take the means from; None takes
+        reference: other plain images of the same kind, size and classes, with their labels, for the means; None takes
             the judged images themselves, whose means fit a little better than anyone could know.
         seed: decides which other image is shown.
 

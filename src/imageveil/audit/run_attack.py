@@ -107,7 +107,7 @@ def run_attack(
     known = build_knowledge(threat, opened, train, plain=other, images=images, pairs=pairs, seed=seed, cloud=cloud)
     test = judged(test, test_images)
     found, _ = attack_and_judge(
-        chosen, opened, known, test, preset=preset, conditions=conditions, recogniser=eye, seed=seed
+        chosen, opened, known, test, train=train, preset=preset, conditions=conditions, recogniser=eye, seed=seed
     )
     if out is not None:
         write_json(out, found)

@@ -146,7 +146,7 @@ class OwnersSubject(Subject):
         """See `Subject.put_to`; the ceiling is measured along."""
         common: dict[str, Any] = {"preset": preset, "recogniser": self.recogniser, "seed": self.seed}
         made, judged = attack_and_judge(
-            attack, self.scheme, known, self.test, floor=self._floors(known), conditions=conditions, **common
+            attack, self.scheme, known, self.test, floor=self._floors(), conditions=conditions, **common
         )
         top = self._ceiling(attack, known, preset, conditions)
         if top:
@@ -161,8 +161,7 @@ class OwnersSubject(Subject):
 
     def viewer(self) -> dict[str, Any] | None:
         """See `Subject.viewer`."""
-        known = self._knowledge(self.scheme, "ciphertext", pairs=None, cloud=None)
-        return similarity(self.scheme, self.test, floor=self._floors(known), seed=self.seed)
+        return similarity(self.scheme, self.test, floor=self._floors(), seed=self.seed)
 
     def _pictures(self, shown: Tensor, picked: Tensor) -> dict[str, Tensor]:
         keys = [self.test.keys[int(number)] for number in picked]
@@ -170,10 +169,9 @@ class OwnersSubject(Subject):
         protected = protect_batches(self.scheme, plain, keys)
         return {"plain": plain, "protected": protected, "reconstructed": shown[picked]}
 
-    def _floors(self, known: Knowledge) -> dict[str, dict[str, float]]:
-        # The unpaired plain images that means are taken from are the same under every threat model.
+    def _floors(self) -> dict[str, dict[str, float]]:
         if self._floor is None:
-            self._floor = all_floors(self.test, known, recogniser=self.recogniser, seed=self.seed)
+            self._floor = all_floors(self.test, self.train, recogniser=self.recogniser, seed=self.seed)
         return self._floor
 
     def _ceiling(self, attack: Attack, known: Knowledge, preset: str, conditions: Conditions) -> dict[str, float]:
