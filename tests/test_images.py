@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from corpus import encoded
 from PIL import Image
 
+from imageveil.deploy.listing import list_source
 from imageveil.errors import UsageError
 from imageveil.images.arrays import cache_folder, clear_cache, judged, load_arrays, load_splits, train_and_test
 from imageveil.images.augment import crop_and_flip, zoomed
@@ -89,6 +91,52 @@ def test_judged_images_are_of_every_class_also_where_they_are_sorted_by_class(fo
     assert judged(whole, 4).labels.tolist() == [0, 0, 1, 1] and judged(whole, 9) is whole
     mixed = whole.subset(torch.tensor([7, 0, 6, 1]))
     assert judged(mixed, 2).keys == mixed.keys[:2]
+
+
+def test_a_folder_of_splits_is_read_as_such(tmp_path, tiles):
+    for number, key in enumerate(["train/ant/1", "train/cat/1", "test/ant/1", "test/cat/2", ".old/ant/3"]):
+        path = tmp_path / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(tiles[number]).save(path)
+    train, test, both = (load_arrays(str(tmp_path), split) for split in ("train", "test", None))
+    assert train.keys == ["train/ant/1.png", "train/cat/1.png"] and test.keys == ["test/ant/1.png", "test/cat/2.png"]
+    assert both.keys == test.keys + train.keys and both.labels.tolist() == [0, 1, 0, 1]
+    assert train.classes == test.classes == both.classes == ["ant", "cat"]
+    with pytest.raises(UsageError, match="split into test, train and has no images of the split 'validation'"):
+        load_arrays(str(tmp_path), "validation")
+    with pytest.raises(UsageError, match="no split 'tset'"):
+        load_arrays(str(tmp_path), "tset")
+
+
+def write_rows(path, cells, labels=None):
+    columns = {"image": cells} | ({} if labels is None else {"label": labels})
+    pq.write_table(pa.table(columns), path)
+
+
+def test_rows_of_one_path_have_names_of_their_own(tmp_path, tiles):
+    cells = [{"bytes": encoded(picture(tile), "PNG"), "path": "x/0.png"} for tile in tiles[:3]]
+    write_rows(tmp_path / "a.parquet", cells)
+    write_rows(tmp_path / "b.parquet", [*cells[:1], {**cells[0], "path": None}])
+    expected = ["x/0.png", "x/a-0000001-0.png", "x/a-0000002-0.png", "x/b-0000000-0.png", "b/0000001"]
+    assert load_arrays(str(tmp_path)).keys == expected
+    assert [item.key for item in list_source(str(tmp_path)).items] == expected
+
+
+def test_faults_of_parquet_are_one_sentence_or_a_warning(tmp_path, tiles):
+    good = {"bytes": encoded(picture(tiles[0]), "PNG"), "path": None}
+    path = tmp_path / "data.parquet"
+    write_rows(path, [good, None, good], [0, 1, 1])
+    with pytest.warns(UserWarning, match="left out .*: 1, the first data/0000001: empty"):
+        assert load_arrays(str(path)).labels.tolist() == [0, 1]
+    write_rows(path, [good, good], [0, None])
+    with pytest.raises(UsageError, match="1 images of data have no label, the others do"):
+        load_arrays(str(path))
+    write_rows(path, [good["bytes"]])
+    with pytest.raises(UsageError, match=r"no column .image. of \{bytes, path\}"):
+        load_arrays(str(path))
+    path.write_bytes(b"PAR1, or what is left of it")
+    with pytest.raises(UsageError, match="cannot be read as Parquet"):
+        load_arrays(str(path))
 
 
 def test_flat_folder_has_no_labels(tmp_path, tiles):

@@ -6,9 +6,17 @@ from pathlib import Path
 
 from imageveil.errors import UsageError
 from imageveil.images.decode import image_suffixes
-
-NAMED = ("cifar10", "cifar100", "stl10")
-SPLITS = ("train", "test", "validation", "unlabeled")
+from imageveil.images.sources import (
+    NAMED,
+    SPLITS,
+    NamedSource,
+    RowNames,
+    class_names,
+    open_shard,
+    open_source,
+    read_tree,
+    unreadable_shard,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +132,18 @@ def _list_folder(root: Path) -> Listing:
 
 
 def _label(listing: Listing, found: list[tuple[str, os.stat_result]]) -> None:
-    """Labels from the tree: `class/file`, or `split/class/file` where there are folders `train` and `test`."""
-    parts = [key.split("/") for key, _ in found]
-    tops = {part[0] for part in parts if len(part) > 1}
-    split = bool(tops) and {"train", "test"} <= tops <= set(SPLITS)
-    depth = 1 if split else 0
-    # A set without labels may have a flat folder in it, so look at every image.
-    listing.labelled = bool(parts) and all(len(part) > depth + 1 for part in parts)
-    if listing.labelled:
-        listing.classes = sorted({part[depth] for part in parts})
-    places = {name: label for label, name in enumerate(listing.classes or [])}
-    for part, (key, stat) in zip(parts, found, strict=True):
+    """Labels from the tree: `class/file`, or `split/class/file`."""
+    tree = read_tree([key for key, _ in found])
+    listing.labelled, listing.classes = tree.classes is not None, tree.classes
+    places = {name: label for label, name in enumerate(tree.classes or [])}
+    depth = 1 if tree.split else 0
+    for key, stat in found:
+        parts = key.split("/")
         listing.items.append(
             Item(
                 key=key,
-                label=places[part[depth]] if listing.labelled else None,
-                split=part[0] if split else "",
+                label=places[parts[depth]] if listing.labelled else None,
+                split=parts[0] if tree.split else "",
                 size=stat.st_size,
                 time=stat.st_mtime_ns,
             )
@@ -148,18 +152,14 @@ def _label(listing: Listing, found: list[tuple[str, os.stat_result]]) -> None:
 
 def _list_parquet(root: Path, shards: list[Path]) -> Listing:
     import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from imageveil.images.sources import class_names
 
     listing = Listing(kind="parquet", root=root)
     splits = [_split_of(shard.stem) for shard in shards]
+    names = RowNames()
     for shard, split in zip(shards, splits, strict=True):
         try:
-            file = pq.ParquetFile(shard)
+            file = open_shard(shard)
             schema = file.schema_arrow
-            if "image" not in schema.names or not pa.types.is_struct(schema.field("image").type):
-                raise UsageError(f"{shard} has no column 'image' of {{bytes, path}}, the Hugging Face image layout")
             labelled = "label" in schema.names
             classes = class_names(schema.metadata) if labelled else None
             if shard == shards[0]:
@@ -167,6 +167,7 @@ def _list_parquet(root: Path, shards: list[Path]) -> Listing:
             elif (labelled, classes) != (listing.labelled, listing.classes):
                 raise UsageError(f"{shard} has other labels or classes than {shards[0].name}; protect them separately")
             stat = shard.stat()
+            first = 0
             for group in range(file.num_row_groups):
                 columns = ["image.path", *(["label"] if labelled else [])]
                 table = file.read_row_group(group, columns=columns)
@@ -176,7 +177,7 @@ def _list_parquet(root: Path, shards: list[Path]) -> Listing:
                 for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
                     listing.items.append(
                         Item(
-                            key=(cell or {}).get("path") or f"{shard.stem}/{group:05d}-{row:07d}",
+                            key=names.key((cell or {}).get("path"), shard, first + row),
                             label=label,
                             split=split if any(splits) else "",
                             size=share,
@@ -186,8 +187,9 @@ def _list_parquet(root: Path, shards: list[Path]) -> Listing:
                             row=row,
                         )
                     )
+                first += len(cells)
         except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{shard} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+            raise unreadable_shard(shard, error) from error
     return listing
 
 
@@ -198,8 +200,6 @@ def _split_of(stem: str) -> str:
 
 
 def _list_named(name: str, split: str) -> Listing:
-    from imageveil.images.sources import NamedSource, open_source
-
     source = open_source(name, split)
     assert isinstance(source, NamedSource)
     items = [

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from imageveil.deploy.engines import open_engine
-from imageveil.deploy.listing import NAMED, Listing, list_source
+from imageveil.deploy.listing import Listing, list_source
 from imageveil.deploy.options import ProtectOptions
 from imageveil.deploy.plan import Unit, build_units, name_suffix, names_key, output_names, plan_digest
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.workers import Target
 from imageveil.errors import UsageError
+from imageveil.images.sources import NAMED
 from imageveil.schemes import load_scheme
 from imageveil.schemes.base import Scheme, digest
 from imageveil.schemes.learned import LearnedScheme

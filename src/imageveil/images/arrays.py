@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from imageveil.errors import RunError, UsageError
 from imageveil.images.sources import Source, open_source
 
+FORMAT = 2
+"""Of a cached set; one of another format is decoded anew."""
 TEST_SHARE = 0.2
 """Of the images that are judged on where a source has no split of its own."""
 
@@ -84,15 +87,20 @@ def load_arrays(spec: str, split: str | None = None) -> ImageArrays:
         spec: see `open_source`.
         split: `train`, `test` or None for everything.
 
+    Images that cannot be read are left out with a warning.
+
     Raises:
-        UsageError: the source is missing or empty, or its images differ in size.
+        UsageError: the source is missing or empty, its images differ in size, or some have a label and some have none.
         RunError: the cache could not be written.
     """
     source = open_source(spec, split)
-    folder = cache_folder() / hashlib.sha256(f"{split} {source.fingerprint()}".encode()).hexdigest()[:24]
+    folder = cache_folder() / hashlib.sha256(f"{FORMAT} {split} {source.fingerprint()}".encode()).hexdigest()[:24]
     if not (folder / "meta.json").is_file():
         _fill(folder, source)
     meta = json.loads((folder / "meta.json").read_text())
+    if meta["skipped"]:
+        key, reason = next(iter(meta["skipped"].items()))
+        warnings.warn(f"left out of {spec}: {len(meta['skipped'])}, the first {key}: {reason}", stacklevel=2)
     images = np.load(folder / "images.npy", mmap_mode="c")
     labels = np.load(folder / "labels.npy") if meta["labelled"] else None
     return ImageArrays(
@@ -111,7 +119,8 @@ def load_splits(spec: str) -> tuple[ImageArrays, ImageArrays | None]:
         UsageError: the source is missing or empty, or its images differ in size.
     """
     train, test = load_arrays(spec, "train"), load_arrays(spec, "test")
-    return train, None if train.keys == test.keys else test
+    whole = train.keys == test.keys and torch.equal(train.images, test.images)
+    return train, None if whole else test
 
 
 def train_and_test(spec: str, seed: int) -> tuple[ImageArrays, ImageArrays]:
@@ -168,8 +177,12 @@ def _fill(folder: Path, source: Source) -> None:
     if len(sizes) > 1:
         some = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)[:3])
         raise UsageError(f"{source.name} holds images of different sizes ({some}, ...): training needs one size")
-    labelled = min(labels) >= 0
+    labelled = max(labels) >= 0
+    if labelled and min(labels) < 0:
+        raise UsageError(f"{sum(label < 0 for label in labels)} images of {source.name} have no label, the others do")
     classes = source.classes or ([str(i) for i in range(max(labels) + 1)] if labelled else [])
+    if labelled and max(labels) >= len(classes):
+        raise UsageError(f"{source.name} has the label {max(labels)}, but names {len(classes)} classes only")
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         cache_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -177,7 +190,8 @@ def _fill(folder: Path, source: Source) -> None:
         temporary.mkdir(mode=0o700)
         np.save(temporary / "images.npy", np.stack(pixels))
         np.save(temporary / "labels.npy", np.array(labels, dtype=np.int64))
-        (temporary / "meta.json").write_text(json.dumps({"labelled": labelled, "classes": classes, "keys": keys}))
+        meta = {"labelled": labelled, "classes": classes, "keys": keys, "skipped": source.skipped.reasons}
+        (temporary / "meta.json").write_text(json.dumps(meta))
         for path in temporary.iterdir():
             path.chmod(0o600)
         if not folder.exists():

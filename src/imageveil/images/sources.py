@@ -4,19 +4,20 @@ Every source yields records (key, encoded or decoded image, label) and says what
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from imageveil.errors import UsageError
-from imageveil.images.decode import ImageError, decode
+from imageveil.images.decode import ImageError, decode, image_suffixes
 
 NAMED = ("cifar10", "cifar100", "stl10")
-SUFFIXES = frozenset(Image.registered_extensions())
+SPLITS = ("train", "test", "validation", "val", "unlabeled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Record:
     """One image of a source.
 
     Attributes:
-        key: identity inside the source: the relative path, or `shard/row` without one.
+        key: identity inside the source, once in it: the relative path, or `shard/row` without one.
         image: the decoded RGB image.
         label: class index, or None where the source has no labels.
     """
@@ -65,38 +66,76 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Record]: ...
 
 
-class FolderSource:
-    """A tree `class/file`, or a flat folder without labels. Links are not followed; other files are skipped."""
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """How a folder is laid out.
 
-    def __init__(self, root: Path) -> None:
+    Attributes:
+        split: whether its topmost folders are splits.
+        classes: names of the folders below, where all images lie in one, else None.
+    """
+
+    split: bool
+    classes: list[str] | None
+
+    def label(self, key: str) -> int | None:
+        """The class of an image, by its path."""
+        return None if self.classes is None else self.classes.index(key.split("/")[1 if self.split else 0])
+
+
+def read_tree(keys: Sequence[str]) -> Tree:
+    """Tell `class/file` and `split/class/file` from folders without labels, by the paths of all images."""
+    parts = [key.split("/") for key in keys]
+    tops = {part[0] for part in parts if len(part) > 1}
+    flat = any(len(part) == 1 for part in parts)
+    split = not flat and bool(tops & {"train", "test"}) and tops <= set(SPLITS)
+    depth = 1 if split else 0
+    labelled = bool(parts) and all(len(part) > depth + 1 for part in parts)
+    return Tree(split=split, classes=sorted({part[depth] for part in parts}) if labelled else None)
+
+
+class FolderSource:
+    """A tree `class/file` or `split/class/file`, or a folder without labels.
+
+    Links are not followed; hidden files and those not named like images are left out.
+
+    Args:
+        root: the folder.
+        split: only that one where there are splits; None for all.
+    """
+
+    def __init__(self, root: Path, split: str | None = None) -> None:
         self.name = root.name
         self.root = root
         self.skipped = Skipped()
-        self.files = sorted(
-            path
+        suffixes = image_suffixes()
+        found = sorted(
+            path.relative_to(root).as_posix()
             for path in root.rglob("*")
-            if path.is_file() and not path.is_symlink() and path.suffix.lower() in SUFFIXES
+            if path.is_file() and not path.is_symlink() and path.suffix.lower() in suffixes
         )
-        folders = sorted({path.relative_to(root).parts[0] for path in self.files if path.parent != root})
-        flat = any(path.parent == root for path in self.files)
-        self.classes = folders if folders and not flat else None
+        found = [key for key in found if not any(part.startswith(".") for part in key.split("/"))]
+        self.tree = read_tree(found)
+        self.keys = [key for key in found if split is None or not self.tree.split or key.startswith(f"{split}/")]
+        if found and not self.keys:
+            there = ", ".join(sorted({key.split("/")[0] for key in found}))
+            raise UsageError(f"{root} is split into {there} and has no images of the split {split!r}")
+        self.classes = self.tree.classes
 
     def fingerprint(self) -> str:
         """Paths, sizes and times of all files."""
-        stats = ((path, path.stat()) for path in self.files)
-        return json.dumps([[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+        stats = ((key, (self.root / key).stat()) for key in self.keys)
+        return json.dumps([str(self.root), *([key, stat.st_size, stat.st_mtime_ns] for key, stat in stats)])
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images in the order of their paths."""
-        for path in self.files:
-            key = path.relative_to(self.root).as_posix()
+        for key in self.keys:
             try:
-                image = decode(path.read_bytes())
+                image = decode((self.root / key).read_bytes())
             except (ImageError, OSError) as error:
                 self.skipped.add(key, str(error))
                 continue
-            label = self.classes.index(key.split("/", 1)[0]) if self.classes is not None else None
-            yield Record(key=key, image=image, label=label)
+            yield Record(key=key, image=image, label=self.tree.label(key))
 
 
 class ParquetSource:
@@ -106,9 +145,7 @@ class ParquetSource:
         self.name = name
         self.shards = shards
         self.skipped = Skipped()
-        schema = pq.read_schema(shards[0])
-        if "image" not in schema.names:
-            raise UsageError(f"{shards[0]} has no column 'image'; expected the Hugging Face image layout")
+        schema = open_shard(shards[0]).schema_arrow
         self.labelled = "label" in schema.names
         self.classes = class_names(schema.metadata) if self.labelled else None
 
@@ -120,19 +157,67 @@ class ParquetSource:
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images shard by shard, in the order of the rows."""
         columns = ["image", "label"] if self.labelled else ["image"]
+        names = RowNames()
         for shard in self.shards:
             row = 0
-            for batch in pq.ParquetFile(shard).iter_batches(batch_size=512, columns=columns):
-                labels = batch.column("label").to_pylist() if self.labelled else [None] * len(batch)
-                for cell, label in zip(batch.column("image").to_pylist(), labels, strict=True):
-                    key = cell.get("path") or f"{shard.stem}/{row:07d}"
-                    row += 1
-                    try:
-                        image = decode(cell["bytes"] or b"")
-                    except ImageError as error:
-                        self.skipped.add(key, str(error))
-                        continue
-                    yield Record(key=key, image=image, label=label)
+            try:
+                for batch in open_shard(shard).iter_batches(batch_size=512, columns=columns):
+                    labels = batch.column("label").to_pylist() if self.labelled else [None] * len(batch)
+                    for cell, label in zip(batch.column("image").to_pylist(), labels, strict=True):
+                        key = names.key((cell or {}).get("path"), shard, row)
+                        row += 1
+                        try:
+                            image = decode((cell or {}).get("bytes") or b"")
+                        except ImageError as error:
+                            self.skipped.add(key, str(error))
+                            continue
+                        yield Record(key=key, image=image, label=label)
+            except (pa.ArrowException, OSError) as error:
+                raise unreadable_shard(shard, error) from error
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file that has the column `image` of the Hugging Face layout.
+
+    Raises:
+        UsageError: it is damaged, or has no such column.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable_shard(path, error) from error
+    schema = file.schema_arrow
+    kind = schema.field("image").type if "image" in schema.names else None
+    if kind is None or not pa.types.is_struct(kind) or {"bytes", "path"} - {field.name for field in kind}:
+        raise UsageError(f"{path} has no column 'image' of {{bytes, path}}, the Hugging Face image layout")
+    return file
+
+
+def unreadable_shard(path: Path, error: Exception) -> UsageError:
+    """One sentence about a Parquet file that cannot be read."""
+    return UsageError(f"{path} cannot be read as Parquet: {(str(error).splitlines() or [type(error).__name__])[0]}")
+
+
+class RowNames:
+    """Names the rows of a source's Parquet shards, each name once: a key per image must not serve two."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def key(self, path: str | None, shard: Path, row: int) -> str:
+        """The row's path, or `shard/row` without one; where others have that path, with `shard-row-` before its name.
+
+        Args:
+            path: the row's own, or None.
+            shard: the file it is in.
+            row: its number there.
+        """
+        key = path or f"{shard.stem}/{row:07d}"
+        if key in self.taken:
+            folder, slash, name = key.rpartition("/")
+            key = f"{folder}{slash}{shard.stem}-{row:07d}-{name}"
+        self.taken.add(key)
+        return key
 
 
 class NamedSource:
@@ -178,14 +263,18 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
 
     Args:
         spec: `cifar10`, `cifar100`, `stl10`, a Parquet file, a folder of Parquet shards, or an image folder.
-        split: `train` or `test`. Selects shards `train-*.parquet` or the sub-folder `train/` where they exist;
-            None takes everything.
+        split: `train`, `test` or another of `SPLITS`. Selects shards `train-*.parquet` or the sub-folder `train/`;
+            a source that is not split is taken whole. None takes everything, of a data set by name `train`.
         root: where named data sets are downloaded to.
 
     Raises:
-        UsageError: nothing is there, or it holds no images.
+        UsageError: nothing is there, or it holds no images, or none of that split.
     """
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}; use one of: {', '.join(SPLITS)}")
     if spec in NAMED and not Path(spec).exists():
+        if split not in (None, "train", "test"):
+            raise UsageError(f"{spec} has no images of the split {split!r}; use train or test")
         return NamedSource(spec, split or "train", root or Path.home() / ".cache" / "imageveil" / "downloads")
     path = Path(spec)
     if not path.exists():
@@ -200,10 +289,8 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
         if not chosen:
             raise UsageError(f"{spec} has no shards named {split}-*.parquet")
         return ParquetSource(path.name, chosen)
-    has_splits = (path / "train").is_dir() and (path / "test").is_dir()
-    source = FolderSource(path / split if split and has_splits else path)
-    source.name = path.name
-    if not source.files:
+    source = FolderSource(path, split)
+    if not source.keys:
         raise UsageError(f"{spec} holds no images: no file there ends like an image and no shard is Parquet")
     return source
 
