@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imageveil.images.decode import ImageError, decode, decode_file
+import imageveil
+from imageveil.images.decode import ImageError, decode, decode_file, decode_open
+from imageveil.schemes import SCHEMES
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,26 @@ def test_orientation_is_applied(photo, orientation):
 def test_deep_grey_is_scaled_not_clipped(photo, mode):
     deep = decode(corpus.encoded(corpus.in_mode(photo, mode), "TIFF"))
     assert np.array_equal(np.asarray(deep)[..., 0], np.asarray(photo.convert("L")))
+
+
+def test_deep_grey_with_a_transparent_level_is_scaled_too(photo):
+    deep = corpus.in_mode(photo, "I;16")
+    decoded = decode_file(io.BytesIO(corpus.encoded(deep, "PNG", transparency=257)))
+    assert np.array_equal(np.asarray(decoded.image)[..., 0], np.asarray(photo.convert("L")))
+    assert decoded.notes == ("a transparent grey level was kept as grey",)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "CMYK", "P"])
+def test_the_transform_reads_images_as_protect_does(photo, mode):
+    image = corpus.in_mode(photo, mode)
+    if "A" in mode:
+        image.putalpha(77)
+    before = image.tobytes()
+    seen = imageveil.VisualProtection(SCHEMES["none"]())(image)
+    assert np.array_equal(np.asarray(seen), np.asarray(decode_open(image.copy()).image))
+    assert image.mode == mode and image.tobytes() == before
+    if mode == "I;16":
+        assert np.array_equal(np.asarray(seen)[..., 0], np.asarray(photo.convert("L")))
 
 
 def test_transparent_pixels_become_white_whatever_colour_they_hide(photo):

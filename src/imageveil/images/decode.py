@@ -153,15 +153,18 @@ def _upright_rgb(image: Image.Image) -> Decoded:
             ImageOps.exif_transpose(image, in_place=True)
         except Exception:  # the orientation may be wrong, the pixels are not
             notes.append("unreadable EXIF data: the orientation was not applied")
-    if image.has_transparency_data:
+    deep = image.mode == "F" or image.mode.startswith("I")
+    if deep:
+        rgb = Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        if image.has_transparency_data:
+            notes.append("a transparent grey level was kept as grey")
+    elif image.has_transparency_data:
         cover = image.convert("RGBA")
         alpha = cover.getchannel("A")
         if alpha.getextrema() != (255, 255):
             notes.append("transparency was laid over white")
         rgb = Image.new("RGB", image.size, "white")
         rgb.paste(cover, mask=alpha)
-    elif image.mode == "F" or image.mode.startswith("I"):
-        rgb = Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     elif image.mode == "LAB":
         rgb = _lab_to_rgb(image)
     elif image.mode == "RGB" and not getattr(image, "is_animated", False):

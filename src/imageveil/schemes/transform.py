@@ -8,13 +8,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imageveil.errors import UsageError
+from imageveil.images.decode import decode_open
 from imageveil.schemes.base import Scheme, load_scheme
 
 
 class VisualProtection(nn.Module):
     """Protects single images or batches.
 
-    Takes and returns a PIL image (RGB), or a uint8 tensor (3, H, W) or (N, 3, H, W). torchvision is not needed.
+    Takes and returns a PIL image, or a uint8 tensor (3, H, W) or (N, 3, H, W). PIL images become RGB and upright as
+    `imageveil protect` makes them, of whatever mode they are. torchvision is not needed.
 
     Args:
         scheme: a scheme, its shipped name, or the path of its file.
@@ -31,7 +33,7 @@ class VisualProtection(nn.Module):
     def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
         """Return the protected image or batch, of the type that was given."""
         if isinstance(image, Image.Image):
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            pixels = torch.from_numpy(np.array(decode_open(image.copy()).image)).permute(2, 0, 1)
             out = self.scheme.protect(pixels[None])[0]
             return Image.fromarray(out.permute(1, 2, 0).numpy())
         if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
