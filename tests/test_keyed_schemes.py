@@ -1,5 +1,6 @@
 """Every keyed scheme: undone bit for bit by its key and by no other, for any size; files, errors and statistics."""
 
+import os
 import stat
 
 import numpy as np
@@ -92,6 +93,30 @@ def test_padding_repeats_the_last_row_and_column(photograph):
     out = padded.reveal(padded.protect(image))[0]
     assert torch.equal(out[:, 5], out[:, 4]) and torch.equal(out[:, 7], out[:, 4])
     assert torch.equal(out[:, :, 6], out[:, :, 5]) and torch.equal(out[:, :, 7], out[:, :, 5])
+
+
+def test_a_key_file_replaces_none_and_follows_no_link(tmp_path):
+    scheme = SCHEMES["tanaka"].generate()
+    scheme.save(tmp_path / "key", replace=False)
+    kept = (tmp_path / "key").read_bytes()
+    with pytest.raises(UsageError, match="exists"):
+        SCHEMES["tanaka"].generate().save(tmp_path / "key", replace=False)
+    assert (tmp_path / "key").read_bytes() == kept
+    (tmp_path / "theirs").write_bytes(b"")
+    for name in ("key.tmp", "link"):
+        (tmp_path / name).symlink_to(tmp_path / "theirs")
+    scheme.save(tmp_path / "key")
+    scheme.save(tmp_path / "link")
+    assert (tmp_path / "theirs").read_bytes() == b"" and not (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "key.tmp", "link", "theirs"]
+
+
+def test_names_that_are_not_utf8_have_keys_too(tiles):
+    ids = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"caf\xe8.png")]
+    scheme = SCHEMES["pixel-different"].generate()
+    protected = scheme.protect(tiles[:1].expand(2, -1, -1, -1), ids=ids)
+    assert not torch.equal(protected[0], protected[1])
+    assert torch.equal(scheme.reveal(protected, None, ids), tiles[:1].expand(2, -1, -1, -1))
 
 
 def test_keys_of_images_come_from_their_ids(tiles):

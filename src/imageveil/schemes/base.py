@@ -6,6 +6,7 @@ A saved scheme is one safetensors file: tensors (weights or key material) and st
 import hashlib
 import json
 import os
+import secrets
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -93,10 +94,11 @@ class Scheme(ABC):
     def from_state(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Self:
         """Build the scheme that `state` described."""
 
-    def save(self, path: str | os.PathLike[str], *, private: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], *, private: bool = True, replace: bool = True) -> None:
         """Write the scheme to one safetensors file, atomically; readable by its owner only unless `private` is False.
 
         Raises:
+            UsageError: the file exists and `replace` is False.
             RunError: the file could not be written.
         """
         tensors, metadata = self.state()
@@ -104,18 +106,25 @@ class Scheme(ABC):
         header = {"imageveil": FORMAT, "scheme": self.name, "metadata": json.dumps(metadata, sort_keys=True)}
         blob = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()} or {"empty": torch.zeros(1)}, header)
         path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
+        # A name that nobody can foresee, and O_EXCL: in a shared folder somebody may have put a file or a link there.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(blob)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            if replace:
+                temporary.replace(path)
+            else:
+                path.hardlink_to(temporary)
+        except FileExistsError as error:
+            raise UsageError(f"{path} exists; whatever was protected with it needs it, so give another path") from error
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise RunError(f"cannot write the scheme file {path}: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,6 @@
 """The schemes as a list for people, and making a new one by name."""
 
 import os
-from pathlib import Path
 
 from imageveil.errors import UsageError
 from imageveil.schemes.base import SCHEMES, Scheme
@@ -72,12 +71,10 @@ def write_key(
         UsageError: there is no such scheme or block size, `made` is another scheme, or the file exists.
         RunError: the file could not be written.
     """
-    if Path(path).exists():
-        raise UsageError(f"{path} exists; whatever was protected with that key needs it, so give another path")
     if made is not None and made.name != name:
         raise UsageError(f"a classifier makes the scheme {made.name!r}; leave --classifier out for {name!r}")
     scheme = made or generate_scheme(name, block=block)
-    scheme.save(path)
+    scheme.save(path, replace=False)
     return scheme, key_space_warning(scheme, size)
 
 

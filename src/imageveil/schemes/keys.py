@@ -6,6 +6,7 @@ here depends on the state of another random generator, on the machine or on the 
 """
 
 import math
+import os
 import secrets
 from collections.abc import Sequence
 
@@ -25,7 +26,7 @@ def new_master_key() -> bytes:
 
 def derive(master: bytes, purpose: str) -> bytes:
     """Return the 32-byte key for a purpose, by HKDF-SHA-256; keys of different purposes are independent."""
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"imageveil/1/" + purpose.encode()).derive(master)
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"imageveil/1/" + os.fsencode(purpose)).derive(master)
 
 
 def key_stream(key: bytes, size: int) -> NDArray[np.uint8]:
