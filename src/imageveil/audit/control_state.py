@@ -2,8 +2,7 @@
 
 The rule: an attack's failure counts only if its controls passed, and at least one of them vouches for it.
 
-- A control speaks for its own form of an attack alone (`form`): another network, or another loss, may fail where this
-  one works.
+- A control speaks for its own form of an attack alone (`form`): another network may fail where this one works.
 - Those on the audited algorithm decide; where none of them vouches, for a network those on other networks; else all of
   that form.
 - One that asks an attack to get little (`ControlResult.vouches`) can be missed, but never vouches: an attack that does
@@ -28,9 +27,6 @@ NETWORKS = ("learned", "random-conv", "blur")
 
 ERRORS = ("mse_var",)
 """Figures of which little is a success."""
-
-PAIRED = ("pairs", "oracle", "gradients")
-"""Threat models whose attackers have plain images with their protected selves, or can make them."""
 
 GENERATORS = {None: "unet", 1: "pixel"}
 """Of the GAN attack, by the pixels on the side of a scheme's blocks; `block` for all others, as `gan` chooses."""
@@ -115,28 +111,25 @@ def load_controls(folder: Path | None = None) -> list[ControlResult]:
     return found + [one for one in shipped if (one.attack, one.scheme, one.threat, one.metric) not in own]
 
 
-def form(attack: str, algorithm: str, threat: str, values: Mapping[str, Any] | None = None) -> str:
+def form(attack: str, algorithm: str, values: Mapping[str, Any] | None = None) -> str:
     """Which form of an attack is run, as words to follow its name; empty where it has but one.
 
     Args:
         attack: name of the attack.
         algorithm: the published scheme, as `SCHEMES` calls it.
-        threat: the threat model.
         values: fields of the attack that were given.
     """
     if attack == "gan":
         block = getattr(SCHEMES.get(algorithm), "default_block", None)
         chosen = (values or {}).get("generator", "auto")
         return f" with its {GENERATORS.get(block, 'block') if chosen == 'auto' else chosen} generator"
-    if attack == "unshared-weights":
-        return " with pairs" if threat in PAIRED else " without pairs"
     return ""
 
 
 def relevant(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -> list[ControlResult]:
     """The controls that speak for an attack on an algorithm; see the module."""
-    wanted = form(cell.attack, algorithm, cell.threat, cell.values)
-    own = [one for one in controls if one.attack == cell.attack and form(one.attack, one.scheme, one.threat) == wanted]
+    wanted = form(cell.attack, algorithm, cell.values)
+    own = [one for one in controls if one.attack == cell.attack and form(one.attack, one.scheme) == wanted]
     same = [one for one in own if one.scheme == algorithm]
     alike = [one for one in own if algorithm in NETWORKS and one.scheme in NETWORKS]
     return next((some for some in (same, alike) if any(one.vouches for one in some)), own)
@@ -153,8 +146,8 @@ def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -
             )
     if any(control.vouches for control in speaking):
         return None
-    kind = form(cell.attack, algorithm, cell.threat, cell.values)
+    kind = form(cell.attack, algorithm, cell.values)
     none = f"no control of this attack{kind} is recorded"
-    if any(row.attack == cell.attack and form(row.attack, row.scheme, row.threat) == kind for row in CONTROLS):
+    if any(row.attack == cell.attack and form(row.attack, row.scheme) == kind for row in CONTROLS):
         return f"{none}; make one with: {command(cell.attack)}, and give --controls FOLDER"
     return f"{none}, and the table of controls has none to make"
