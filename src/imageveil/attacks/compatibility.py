@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageveil.attacks.pieces import Changes, Pieces, turn
+from imageveil.errors import UsageError
 
 SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0))
 """Right of a piece, below, left, above; as many quarter turns as its number bring a side to the right."""
@@ -12,6 +13,26 @@ SLACK = 1.0
 """Added to the covariance of gradients, in squared byte values, so that flat borders can be compared."""
 
 Costs = NDArray[np.float32]
+
+AT_ONCE = 1 << 22
+"""Values of borders that are compared at once."""
+
+MOST_JOINS = 2_000_000
+"""Joins on one side of all pieces up to which a puzzle is solved in seconds; with more, one image takes minutes."""
+
+
+def check_joins(pieces: int, changes: Changes) -> None:
+    """Refuse a puzzle that would take too long.
+
+    Raises:
+        UsageError: there are too many ways to put one piece beside another.
+    """
+    joins = pieces * pieces * len(changes.members)
+    if joins > MOST_JOINS:
+        raise UsageError(
+            f"{pieces} pieces with {len(changes.members)} changes each can be joined in {joins:,} ways, and jigsaw "
+            f"tries at most {MOST_JOINS:,}: a set of images would take days; give smaller images or larger blocks"
+        )
 
 
 def border_costs(pieces: Pieces, changes: Changes) -> Costs:
@@ -30,11 +51,14 @@ def border_costs(pieces: Pieces, changes: Changes) -> Costs:
     costs = np.empty((len(SIDES), count, len(changed)), dtype=np.float32)
     for side in range(len(SIDES)):
         left, right = turn(pieces, side), turn(changed, side)
-        gap = right[None, :, :, 0] - left[:, None, :, -1]
         mean, inverse = _border(left)
-        costs[side] = _distance(gap, mean[:, None], inverse[:, None])
-        mean, inverse = _border(right[:, :, ::-1])
-        costs[side] += _distance(-gap, mean[None], inverse[None])
+        back_mean, back_inverse = _border(right[:, :, ::-1])
+        step = max(1, AT_ONCE // right[:, :, 0].size)
+        # All gaps of a large puzzle at once are gigabytes.
+        for rows in (slice(start, start + step) for start in range(0, count, step)):
+            gap = right[None, :, :, 0] - left[rows, None, :, -1]
+            costs[side, rows] = _distance(gap, mean[rows, None], inverse[rows, None])
+            costs[side, rows] += _distance(-gap, back_mean[None], back_inverse[None])
     out = costs.reshape(len(SIDES), count, -1, count)
     out[:, np.arange(count), :, np.arange(count)] = np.inf
     return out

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.block_statistics import block_values, from_block_values
-from imageveil.attacks.compatibility import border_costs
+from imageveil.attacks.compatibility import border_costs, check_joins
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.pieces import Changes
 from imageveil.attacks.puzzle import solve
@@ -32,6 +32,8 @@ class Jigsaw(Attack):
         self.require(knowledge)
         assert knowledge.scheme.block is not None
         changes = Changes(full=knowledge.scheme.name == "compressible")
+        height, width = knowledge.protected.shape[-2:]
+        check_joins((height // knowledge.scheme.block) * (width // knowledge.scheme.block), changes)
         mean = (knowledge.mean_image().permute(1, 2, 0) - 127.5).numpy()
         return Assembly(knowledge.scheme.block, changes, mean)
 
