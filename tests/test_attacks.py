@@ -15,16 +15,28 @@ from PIL import Image
 from torch import Tensor
 
 from imageveil import records
-from imageveil.attacks import ATTACKS, Attack, Conditions, Matcher, Reconstruction, knowledge, make_attack
+from imageveil.attacks import (
+    ATTACKS,
+    Attack,
+    Conditions,
+    Matcher,
+    Reconstruction,
+    compatibility,
+    knowledge,
+    make_attack,
+)
 from imageveil.attacks.assignment import exchange_pairs, match_correlations
 from imageveil.attacks.block_interiors import BlockCorrelations, block_views, refine_places, settle_views
 from imageveil.attacks.block_statistics import block_values
 from imageveil.attacks.brute_force import short_key
+from imageveil.attacks.compatibility import border_costs
 from imageveil.attacks.pieces import Changes
 from imageveil.attacks.place_statistics import lay_out
 from imageveil.audit import attack as attack_module
 from imageveil.audit import controls
 from imageveil.audit.attack import all_floors, attack_and_judge, build_knowledge, judge
+from imageveil.audit.audit import left_out
+from imageveil.audit.cells import plan
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.audit.controls import controls_table, describe_control, run_control
@@ -34,8 +46,10 @@ from imageveil.audit.run_attack import parse_values, run_attack
 from imageveil.audit.subjects import OwnersSubject
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
+from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.records import FIELDS, write_json
 from imageveil.schemes import SCHEMES, Scheme
+from imageveil.schemes.learned import LearnedScheme
 from imageveil.schemes.pixelwise import ORDERS
 from imageveil.training.device import Device
 
@@ -257,6 +271,57 @@ def test_the_mean_of_many_images_is_taken_in_parts(train: ImageArrays, monkeypat
     assert torch.allclose(known.mean_image(), known.plain.double().mean(dim=0).float(), atol=1e-4)
 
 
+# What an audit plans
+
+
+def planned(algorithm: str, attack: str, **options) -> list[str]:
+    return [cell.name for cell in plan(algorithm, **options) if cell.attack == attack]
+
+
+def test_an_attack_that_uses_pairs_runs_where_there_are_some() -> None:
+    names = [
+        "ciphertext-unshared-weights",
+        "pairs-100-unshared-weights",
+        "oracle-unshared-weights",
+        "oracle-unshared-weights-hidden=16",
+    ]
+    assert planned("pixel-same", "unshared-weights") == names
+    assert planned("pixel-same", "unshared-weights", threats=("ciphertext",)) == [names[0], f"{names[0]}-hidden=16"]
+    assert planned("pixel-same", "unshared-weights", threats=("recipe", "gradients"))[:2] == [
+        "recipe-unshared-weights",
+        "gradients-unshared-weights",
+    ]
+    assert planned("tanaka", "gan") == ["ciphertext-gan"]
+
+
+def test_candidates_are_compared_only_where_images_share_a_key(train: ImageArrays) -> None:
+    assert planned("pixel-same", "confirmation") == ["oracle-confirmation", "oracle-confirmation-matcher=trained"]
+    assert planned("pixel-different", "confirmation") == ["oracle-confirmation-matcher=trained"]
+    assert "confirmation" in left_out("oracle", "pixel-different", ("gan",))
+    scheme = SCHEMES["pixel-different"](bytes(32))
+    with pytest.raises(UsageError, match="matcher=trained"):
+        make_attack("confirmation").fit(build_knowledge("oracle", scheme, train, images=2))
+
+
+def test_a_leaked_inverse_is_planned_where_one_can_have_leaked(tmp_path: Path) -> None:
+    continued = {"recipe": {"init": "gan-cifar10"}}
+    assert planned("learned", "leaked-inverse") == planned("tanaka", "leaked-inverse", **continued) == []
+    assert planned("learned", "leaked-inverse", **continued) == ["recipe-leaked-inverse"]
+    stolen, public = (f"leaked-inverse:{value}" for value in (f"stolen={tmp_path}", "public=gan-cifar10"))
+    assert planned("learned", "leaked-inverse", attacks=(stolen,))[0].startswith("ciphertext-leaked-inverse-stolen")
+    assert planned("learned", "leaked-inverse", attacks=(public,))[0].startswith("recipe-leaked-inverse-public")
+    assert "leaked-inverse" in left_out("recipe", "learned", ("gan",), **continued)
+    for threat, options in (("recipe", {}), ("oracle", continued)):
+        assert "leaked-inverse" not in left_out(threat, "learned", ("gan",), **options)
+
+
+def test_an_audit_knows_what_a_scheme_was_continued_from(train: ImageArrays, test: ImageArrays) -> None:
+    made = {"preset": "private", "data": "x", "init": "gan-cifar10"}
+    scheme = LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), training=made)
+    assert OwnersSubject(scheme, train, test).recipe["init"] == "gan-cifar10"
+    assert OwnersSubject(SCHEMES["none"](), train, test).recipe["init"] is None
+
+
 # Adding an attack
 
 
@@ -430,6 +495,25 @@ def test_places_are_refined_from_a_wrong_start(train: ImageArrays) -> None:
     settled = settle_views(turned, known, views)
     back = np.take_along_axis(turned, settled[None], axis=-1)
     assert np.array_equal(back, grid)
+
+
+def test_a_large_puzzle_is_compared_in_parts_or_refused(large: ImageArrays, monkeypatch) -> None:
+    pieces = block_values(large.images[:1], 16)[0].reshape(36, 16, 16, 3).astype(np.float32) - 127.5
+    whole = border_costs(pieces, Changes(full=True))
+    sizes = []
+
+    def watched(gap, *rest):
+        sizes.append(gap.size)
+        return distance(gap, *rest)
+
+    distance = compatibility._distance
+    monkeypatch.setattr(compatibility, "_distance", watched)
+    monkeypatch.setattr(compatibility, "AT_ONCE", 1 << 20)
+    assert np.array_equal(border_costs(pieces, Changes(full=True)), whole) and max(sizes) <= 1 << 20
+    scheme = SCHEMES["compressible"](bytes(32), block=4)
+    known = build_knowledge("ciphertext", scheme, large, images=2)
+    with pytest.raises(UsageError, match="576 pieces with 96 changes"):
+        make_attack("jigsaw").fit(known)
 
 
 def test_changes_of_pieces_are_a_group() -> None:

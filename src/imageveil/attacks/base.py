@@ -93,6 +93,8 @@ class Attack(ABC):
     Attributes:
         name: the attack's name in records.
         threats: the threat models under which it can run.
+        gains: of an attack that can run under all threat models, those under which it gets more than under the weakest,
+            so that an audit runs it there too.
         schemes: the published algorithms it applies to; None for all.
         budgets: for an attack that trains, the values of each preset that differ from its defaults.
         variants: the sets of values that an audit tries; those beyond the first only under the strongest of its threat
@@ -101,6 +103,7 @@ class Attack(ABC):
 
     name: ClassVar[str]
     threats: ClassVar[tuple[str, ...]] = THREATS
+    gains: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...] | None] = None
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
@@ -147,6 +150,17 @@ class Attack(ABC):
     def applies_to(cls, scheme: str) -> bool:
         """Whether the attack is made for schemes of this kind."""
         return cls.schemes is None or scheme in cls.schemes
+
+    @classmethod
+    def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """The threat models under which a configuration can do something against a scheme; empty for none.
+
+        Args:
+            scheme: the published algorithm.
+            values: fields that differ from a preset's.
+            recipe: what is public about the making of the scheme; see `Knowledge.recipe`.
+        """
+        return cls.threats if cls.applies_to(scheme) else ()
 
 
 def make_attack(name: str, values: Mapping[str, Any] | None = None, *, preset: str = "quick") -> Attack:

@@ -17,6 +17,7 @@ from imageveil.attacks.knowledge import Knowledge, Oracle
 from imageveil.attacks.learning import learn, parts_of
 from imageveil.errors import UsageError
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
+from imageveil.schemes import SCHEMES
 from imageveil.training.device import average_gradients
 from imageveil.training.loop import epoch_batches
 from imageveil.training.optimizers import set_rates
@@ -30,8 +31,9 @@ class Confirmation(Attack):
     """Protect the candidates and compare, or train a matcher on pairs.
 
     Attributes:
-        matcher: `distance` compares with the candidates' protected selves; `trained` has two networks learn to
-            describe protected and plain images alike, for schemes whose noise makes protected images differ.
+        matcher: `distance` compares with the candidates' protected selves, which under a key per image say nothing;
+            `trained` has two networks learn to describe protected and plain images alike, for schemes whose keys or
+            noise make the protected selves of one image differ.
         draws: with `distance`, how often each candidate is protected; several help against noise.
         steps: with `trained`, number of steps.
         batch: with `trained`, pairs a step, each among the others as candidates.
@@ -48,6 +50,8 @@ class Confirmation(Attack):
         "smoke": {"steps": 10, "batch": 32, "widths": (8, 16)},
     }
 
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"matcher": "trained"})
+
     matcher: str = "distance"
     draws: int = 1
     steps: int = 2000
@@ -62,6 +66,13 @@ class Confirmation(Attack):
         if min(self.draws, self.steps, self.renew) < 1 or self.batch < 2:
             raise UsageError("draws, steps and renew must be positive, and batch at least 2")
 
+    @classmethod
+    def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """With `distance` none for a scheme with a key per image; see `Attack.threats_against`."""
+        kind = SCHEMES.get(scheme)
+        at_chance = values.get("matcher", cls.matcher) == "distance" and kind is not None and kind.needs_ids
+        return () if at_chance else super().threats_against(scheme, values, recipe)
+
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
     ) -> Matcher:
@@ -69,6 +80,11 @@ class Confirmation(Attack):
         self.require(knowledge)
         assert knowledge.oracle is not None
         if self.matcher == "distance":
+            if knowledge.scheme.key_per_image:
+                raise UsageError(
+                    f"{knowledge.scheme.name} protects every image under a key of its own, so that a candidate's "
+                    "protected self says nothing; use --set matcher=trained"
+                )
             return Comparison(knowledge.oracle, self.draws)
         return self._train(knowledge, knowledge.oracle, conditions or Conditions(), stop_after)
 

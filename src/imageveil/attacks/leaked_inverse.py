@@ -46,6 +46,14 @@ class LeakedInverse(Attack):
     public: str | None = None
     steps: int = 3000
 
+    @classmethod
+    def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """Theft goes with any threat; else somebody must know what the scheme was continued from. See `Attack`."""
+        if values.get("stolen") is not None:
+            return super().threats_against(scheme, values, recipe)
+        known = values.get("public") or recipe.get("init")
+        return ("recipe",) if known is not None and cls.applies_to(scheme) else ()
+
     def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction:
         """Read the stolen inverse, or train that of the public scheme. See `Attack.fit`."""
         self.require(knowledge)

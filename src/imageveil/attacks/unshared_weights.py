@@ -41,11 +41,14 @@ class UnsharedWeights(Attack):
     """
 
     name: ClassVar[str] = "unshared-weights"
+    gains: ClassVar[tuple[str, ...]] = ("pairs", "oracle", "gradients")
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"pairs": 25000},
         "quick": {"protected": 10000},
         "smoke": {"epochs": 2, "pairs": 256, "protected": 256},
     }
+
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"hidden": 16})
 
     hidden: int = 0
     pairs: int = 1000

@@ -22,10 +22,10 @@ from imageveil.audit.cells import (
     CONTAINS,
     TRAINING,
     Cell,
+    applies,
     check_threats,
     parse_choice,
     plan,
-    threats_for,
     trained_before,
 )
 from imageveil.audit.cloud import Cloud
@@ -153,6 +153,7 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         attacks=options.attacks,
         pairs=options.pairs,
         preset=options.preset,
+        recipe=subject.recipe,
     )
     identity = {**subject.identity, "preset": options.preset, "seed": options.seed, **given_networks(options)}
     RunDirectory(out, identity, options.device)
@@ -163,7 +164,8 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         rows.append(_row(cell, subject, out / "cells" / cell.name, controls, options, trained))
     threats = [one for one in check_threats(options.threats) if one not in subject.impossible]
     verdicts = [
-        judge_threat(threat, rows, missing=left_out(threat, subject.algorithm, options.attacks)) for threat in threats
+        judge_threat(threat, rows, missing=left_out(threat, subject.algorithm, options.attacks, recipe=subject.recipe))
+        for threat in threats
     ]
     sentence = conclude(subject.label, verdicts, preset=options.preset, images=subject.judged)
     speaking = list(dict.fromkeys(one for cell in cells for one in relevant(cell, subject.algorithm, controls)))
@@ -191,7 +193,9 @@ def given_networks(options: AuditOptions) -> dict[str, str]:
     return found
 
 
-def left_out(threat: str, algorithm: str, attacks: Sequence[str]) -> list[str]:
+def left_out(
+    threat: str, algorithm: str, attacks: Sequence[str], *, recipe: Mapping[str, Any] | None = None
+) -> list[str]:
     """Attacks that apply under a threat model, those it contains included, but were not asked for."""
     if not attacks:
         return []
@@ -200,7 +204,7 @@ def left_out(threat: str, algorithm: str, attacks: Sequence[str]) -> list[str]:
     return [
         name
         for name, kind in sorted(ATTACKS.items())
-        if name not in asked and kind.applies_to(algorithm) and threats_for(kind, able)
+        if name not in asked and applies(kind, algorithm, able, recipe=recipe)
     ]
 
 

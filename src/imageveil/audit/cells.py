@@ -2,9 +2,10 @@
 
 A stronger threat model contains the weaker ones, so every attack is run where it first has what it uses:
 
-- an attack that can run under all five threat models uses only what every attacker has, and runs once, under the
-  weakest one asked for;
+- an attack that can run under all five threat models runs under the weakest one asked for, and again under those from
+  which it gains (`Attack.gains`), of which `gradients` adds nothing to `oracle`;
 - any other runs under each threat model it names, but not under `gradients` where it has already run under `oracle`;
+- where it has nothing to try against a scheme (`Attack.threats_against`) it does not run at all;
 - under `pairs` it runs once for every number of pairs asked for;
 - an attack's variants beyond its first run only under the strongest of its threat models, where they get most;
 - in the budget `paper`, an attack that trains runs with three seeds, since one run may have been unlucky.
@@ -114,12 +115,31 @@ def check_threats(threats: Sequence[str]) -> tuple[str, ...]:
     return tuple(threat for threat in THREATS if threat in threats or not threats)
 
 
-def threats_for(attack: type[Attack], threats: Sequence[str]) -> tuple[str, ...]:
-    """Those of the threat models under which an attack is run; see the module."""
-    able = tuple(threat for threat in THREATS if threat in threats and threat in attack.threats)
-    if set(attack.threats) == set(THREATS):
-        return able[:1]
+def threats_for(
+    attack: type[Attack], threats: Sequence[str], *, possible: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Those of the threat models under which an attack is run; see the module.
+
+    Args:
+        attack: the attack.
+        threats: the threat models asked for.
+        possible: those under which it can do something; None takes all that it names.
+    """
+    possible = attack.threats if possible is None else possible
+    able = tuple(threat for threat in THREATS if threat in threats and threat in possible)
+    if set(possible) == set(THREATS):
+        able = tuple(threat for threat in able if threat == able[0] or threat in attack.gains)
     return tuple(threat for threat in able if not (threat == "gradients" and "oracle" in able))
+
+
+def applies(
+    attack: type[Attack], algorithm: str, threats: Sequence[str], *, recipe: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether any variant of an attack has something to try against a scheme under some threat models; see `plan`."""
+    return any(
+        threats_for(attack, threats, possible=attack.threats_against(algorithm, values, recipe or {}))
+        for values in attack.variants
+    )
 
 
 def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
@@ -141,6 +161,7 @@ def plan(
     attacks: Sequence[str] = (),
     pairs: Sequence[int] = (100,),
     preset: str = "quick",
+    recipe: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
     """Every cell of an audit, from the weakest threat model on.
 
@@ -150,6 +171,7 @@ def plan(
         attacks: `name` or `name:field=value`; empty takes every attack in each of its variants.
         pairs: numbers of pairs under the threat `pairs`.
         preset: budget of attacks that train.
+        recipe: what is public about the making of the scheme; None for nothing.
 
     Raises:
         UsageError: something that was named does not exist, or no attack is left.
@@ -163,8 +185,9 @@ def plan(
     cells = []
     for threat in chosen:
         for name, values, strongest_only in wanted:
-            runs = threats_for(ATTACKS[name], chosen)
-            if ATTACKS[name].applies_to(algorithm) and threat in (runs[-1:] if strongest_only else runs):
+            possible = ATTACKS[name].threats_against(algorithm, values, recipe or {})
+            runs = threats_for(ATTACKS[name], chosen, possible=possible)
+            if threat in (runs[-1:] if strongest_only else runs):
                 numbers: Sequence[int | None] = pairs if threat == "pairs" else (None,)
                 repeats = range(SEEDS.get(preset, 1) if ATTACKS[name].budgets else 1)
                 cells += [

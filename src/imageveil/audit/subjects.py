@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from imageveil.attacks import Attack, Conditions, Knowledge
 from imageveil.attacks.knowledge import protect_batches
 from imageveil.audit.attack import all_floors, attack_and_judge, build_knowledge
-from imageveil.audit.cloud import Cloud
+from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.floors import BEST
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.similarity import similarity
@@ -48,6 +49,7 @@ class Subject(ABC):
         judged: number of judged images; 0 where there are no plain ones.
         impossible: why a threat model cannot be tried, by threat model.
         identity: what decides the results, for the audit's `config.json`.
+        recipe: what is public about the making of the scheme; see `public_recipe`.
         key: what a search for the key would take, in words; empty where there is no key or none is known.
     """
 
@@ -57,6 +59,7 @@ class Subject(ABC):
     judged: int
     impossible: Mapping[str, str]
     identity: Mapping[str, Any]
+    recipe: Mapping[str, Any] = MappingProxyType({})
     key: str = ""
 
     @abstractmethod
@@ -107,7 +110,7 @@ class OwnersSubject(Subject):
         self.scheme, self.train, self.test = scheme, train, test
         self.plain, self.images, self.recogniser, self.ceiling, self.seed = plain, images, recogniser, ceiling, seed
         self.label, self.algorithm, self.data, self.judged = scheme.label, scheme.name, test.name, len(test)
-        self.impossible = dict(impossible or {})
+        self.impossible, self.recipe = dict(impossible or {}), public_recipe(scheme)
         if not hasattr(scheme, "forward"):
             self.impossible.setdefault("gradients", f"{scheme.label} is no network, so that nobody has its gradients")
         self.identity = {
