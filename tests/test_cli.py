@@ -1,10 +1,17 @@
 """The command line: help is quick to load, errors are one sentence with the right exit code."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+
+import imageveil
+from imageveil import records
+from imageveil.errors import RunError
+from imageveil.records import check_writable, write_json
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,3 +65,37 @@ def test_train_draws_its_seed_unless_one_is_given(given, seed, monkeypatch):
         app, ["train", "--data", "x", "--out", "y", "--preset", "smoke", "--device", "cpu", *given]
     )
     assert done.exit_code == 0 and seen == [seed]
+
+
+def test_an_unwritable_record_is_noticed_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*record"):
+        check_writable(tmp_path / "file" / "record.json")
+    with pytest.raises(RunError, match="it is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(RunError, match="cannot write"):
+        write_json(tmp_path / "file" / "record.json", {})
+    check_writable(tmp_path / "new" / "record.json")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_installed_in_another_projects_checkout_its_commit_is_not_ours(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    installed = tmp_path / "venv" / "records.py"
+    installed.parent.mkdir()
+    installed.write_text("")
+    monkeypatch.setattr(records, "__file__", str(installed))
+    assert records.commit.__wrapped__() == f"v{imageveil.__version__}"
+    subprocess.run([*git, "add", "-f", str(installed)], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", records.commit.__wrapped__())
+    installed.write_text("changed")
+    assert records.commit.__wrapped__().endswith("+")
+
+
+def test_records_name_no_place_of_this_machine(monkeypatch):
+    words = ["x/imageveil", "attack", "--out", "/tmp/elsewhere/one.json", "data/cifar10", str(Path.cwd() / "here")]
+    monkeypatch.setattr(sys, "argv", words)
+    assert records.command() == "imageveil attack --out one.json data/cifar10 ./here"

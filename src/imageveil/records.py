@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
+from imageveil.errors import RunError
 from imageveil.processor import this_processor
 
 FIELDS = (
@@ -25,11 +28,38 @@ def record(**values: Any) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, with a stable layout."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON atomically, with a stable layout.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Make the folder of a file that a long run will write at its end, so that it fails now if it must.
+
+    Raises:
+        RunError: nothing can be written there.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    if path.is_dir():
+        raise RunError(f"cannot write {path}: it is a folder")
 
 
 def read_records(root: Path) -> list[dict[str, Any]]:
@@ -48,24 +78,22 @@ def commit() -> str:
 
     It is looked up once: a long run calls it when it starts, since the checkout may move on meanwhile.
     """
-    here = Path(__file__).parent
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-        tracked = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "."],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        ).stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # installed within another project's checkout it fails
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
         from importlib.metadata import version
 
         return f"v{version('imageveil')}"
-    return head + ("+" if tracked else "")
+    return head + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    """What git says in the folder of this package."""
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
 
 
 def device_kind() -> str:
@@ -87,8 +115,8 @@ def command() -> str:
 
 
 def _portable(argument: str) -> str:
-    """An argument without the folder it was run in or the user's home."""
+    """An argument without the folder it was run in, the user's home, or where else it lies on this machine."""
     for prefix, short in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
         if argument.startswith(prefix + "/"):
             return short + argument[len(prefix) :]
-    return argument
+    return Path(argument).name if argument.startswith("/") else argument

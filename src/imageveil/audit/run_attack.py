@@ -11,7 +11,7 @@ from imageveil.audit.cloud import Cloud
 from imageveil.audit.recognition import Recogniser
 from imageveil.errors import UsageError
 from imageveil.images.arrays import judged, load_arrays, train_and_test
-from imageveil.records import commit, write_json
+from imageveil.records import check_writable, commit, write_json
 from imageveil.schemes import load_scheme
 from imageveil.training.device import Device
 
@@ -90,6 +90,7 @@ def run_attack(
     """
     # The checkout may move on while this runs.
     commit()
+    check_writable(out)
     chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
     other = None if plain is None else load_arrays(plain, "train")
     train, test = train_and_test(data, seed)

@@ -14,7 +14,7 @@ from imageveil.audit.leakage import measure
 from imageveil.audit.reidentification import MATCHERS
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
-from imageveil.records import record, write_json
+from imageveil.records import check_writable, record, write_json
 from imageveil.schemes import Scheme, load_scheme
 
 BATCH_PIXELS = 500 * 32 * 32
@@ -132,6 +132,7 @@ def run_similarity(scheme: str, data: str, *, split: str = "test", out: Path | N
         RunError: a file cannot be written.
     """
     opened = load_scheme(scheme)
+    check_writable(out)
     images = load_arrays(data, split)
     reference = None
     if split != "train":

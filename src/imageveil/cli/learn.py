@@ -78,11 +78,12 @@ def classify(
     from imageveil.audit.accuracy import classify as judge
     from imageveil.images.arrays import train_and_test
     from imageveil.presets import CLASSIFIER_PRESETS, choose
-    from imageveil.records import write_json
+    from imageveil.records import check_writable, write_json
     from imageveil.schemes import load_scheme
     from imageveil.training.device import open_device
 
     config = choose(CLASSIFIER_PRESETS, preset, overrides)
+    check_writable(record)
     opened = open_device(device, precision=precision)
     result = judge(
         *train_and_test(data, seed),
