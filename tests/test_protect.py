@@ -297,7 +297,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, scheme_file):
         ("plain", "out", {"shard": "x"}, "--shard x"),
         ("plain", "out", {"format": "gif"}, "--format gif"),
         ("plain", "out", {"names": "none"}, "--names none"),
-        ("plain", "out", {"engine": "warp"}, "unknown engine 'warp'"),
+        ("plain", "out", {"engine": "warp"}, "--engine warp is unknown"),
         ("plain", "plain/cat/00.png", {}, "contain one another"),
     ],
 )
@@ -417,7 +417,10 @@ def test_keyed_schemes_get_ids_and_true_sizes_are_kept(photograph, tmp_path):
     (tmp_path / "plain").mkdir()
     Image.fromarray(photograph[:, :20, :33].permute(1, 2, 0).numpy()).save(tmp_path / "plain" / "a.png")
     Padded().save(tmp_path / "key.safetensors")
-    protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "key.safetensors"), quick())
+    with pytest.raises(UsageError, match="are for learned schemes, not for 'test-padded'"):
+        protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "key.safetensors"), quick())
+    keyed = quick(engine="auto", precision="auto")
+    protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "key.safetensors"), keyed)
     image = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert image.shape == (32, 48, 3) and image[0, 0, 0] == sum(b"a.png") % 256
     report = json.loads((tmp_path / "out" / "protect-report.json").read_text())

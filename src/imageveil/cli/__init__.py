@@ -30,5 +30,5 @@ def main() -> None:
         print(f"imageveil: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("imageveil: interrupted; the same command continues", file=sys.stderr)
+        print("imageveil: interrupted; with a run directory the same command continues", file=sys.stderr)
         sys.exit(130)

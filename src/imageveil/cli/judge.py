@@ -28,7 +28,7 @@ def sheet(
     data: Data,
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     split: Annotated[str, typer.Option(help="train | test.")] = "test",
-    images: Annotated[int, typer.Option(help="How many, from the first on.")] = 64,
+    images: Annotated[int, typer.Option(min=1, help="How many, from the first on.")] = 64,
 ) -> None:
     """Draw images beside their protected selves."""
     from imageveil.audit.sheets import run_sheet
@@ -46,10 +46,10 @@ def attack(
     ] = "ciphertext",
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
     images: Annotated[
-        int | None, typer.Option(help="Protected images the attacker has; half of all otherwise.")
+        int | None, typer.Option(min=1, help="Protected images the attacker has; half of all otherwise.")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Plain/protected pairs under --threat pairs.")] = 1,
-    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="Plain/protected pairs under --threat pairs.")] = 1,
+    test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
     preset: Annotated[str, typer.Option(help="Budget of an attack that trains: paper | quick | smoke.")] = "quick",
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, a field of the attack.")] = None,
     run: Annotated[Path | None, typer.Option(help="Directory of its training; the same command continues.")] = None,
@@ -92,7 +92,7 @@ def controls(
     out: Annotated[Path, typer.Option(help="Folder for the records.")],
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this attack; may be repeated.")] = None,
-    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
     preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
     run: Annotated[Path | None, typer.Option(help="Directory of their training; the same command continues.")] = None,
     device: DeviceName = "auto",
@@ -136,18 +136,18 @@ def audit(
     attack: Annotated[list[str] | None, typer.Option(help="Only this attack, or NAME:field=value; repeatable.")] = None,
     preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
     out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")] = Path("out/audit"),
-    images: Annotated[int | None, typer.Option(help="Protected images the attacker has; half of all.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Protected images the attacker has; half of all.")] = None,
     pairs: Annotated[list[int] | None, typer.Option(help="Pairs under --threat pairs, 100; may be repeated.")] = None,
-    test_images: Annotated[int, typer.Option(help="Judge on so many test images.")] = 1000,
+    test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
     classifier: ClassifierFile = None,
     recogniser: RecogniserFile = None,
     controls: Annotated[
-        Path | None, typer.Option(help="Folder of control records; those of the package otherwise.")
+        Path | None, typer.Option(help="Folder of control records, in place of the same ones of the package.")
     ] = None,
     ceiling: Annotated[str, typer.Option(help="Attack plain images too: none | exact (cheap ones) | all.")] = "exact",
     algorithm: Annotated[str | None, typer.Option(help="Of a folder of protected images: the scheme's name.")] = None,
     block: Annotated[
-        int | None, typer.Option(help="Of a folder of protected images: pixels on a block's side.")
+        int | None, typer.Option(min=1, help="Of a folder of protected images: pixels on a block's side.")
     ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Run nothing; print the cheapest attack on each scheme from records here.")

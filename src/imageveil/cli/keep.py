@@ -11,7 +11,7 @@ from imageveil.cli.options import DeviceName, Precision, app
 
 @app.command()
 def schemes(
-    size: Annotated[int, typer.Option(help="Pixels on the side of the images that key bits are for.")] = 32,
+    size: Annotated[int, typer.Option(min=1, help="Pixels on the side of the images that key bits are for.")] = 32,
 ) -> None:
     """List all schemes: secret, key bits, whether reversible, what the cloud must change, where published."""
     from imageveil.schemes.catalogue import scheme_lines
@@ -32,7 +32,7 @@ def keygen(
     scheme: Annotated[str, typer.Argument(help="Name of a scheme; `imageveil schemes` lists them.")],
     out: Annotated[str, typer.Argument(help="Key file to write, readable by its owner only.")],
     block: Annotated[int | None, typer.Option(help="Pixels on a block's side; the scheme's default otherwise.")] = None,
-    size: Annotated[int, typer.Option(help="Pixels on the side of the images, to judge the key space.")] = 32,
+    size: Annotated[int, typer.Option(min=1, help="Pixels on the side of the images, to judge the key space.")] = 32,
     classifier: Annotated[
         Path | None, typer.Option(help="For `class`: a classifier of plain images, from `classify --run`.")
     ] = None,
@@ -58,7 +58,7 @@ def protect(
     quality: Annotated[int, typer.Option(help="Quality of JPEG, 1 to 100.")] = 95,
     names: Annotated[str, typer.Option(help="keep | hash (keyed) | index: names of the protected images.")] = "keep",
     shard: Annotated[str, typer.Option(help="i/n: only the i-th of n equal shares.")] = "1/1",
-    split: Annotated[str | None, typer.Option(help="Only this split, for example train.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split; of a data set by name train, else all.")] = None,
     engine: Annotated[str, typer.Option(help="auto: the fastest present, or torch | onnx | openvino.")] = "auto",
     device: DeviceName = "auto",
     precision: Precision = "auto",

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from imageveil.deploy.engines import ENGINES
 from imageveil.deploy.plan import NAMES, Sizes
 from imageveil.deploy.tiles import Room
 from imageveil.errors import UsageError
 from imageveil.images.sinks import SUFFIX
+from imageveil.training.device import DEVICES, PRECISIONS
 
 OUTPUTS = ("auto", "folder", "parquet")
 
@@ -72,6 +74,9 @@ class ProtectOptions:
             ("--output", self.output, OUTPUTS),
             ("--format", self.format, tuple(SUFFIX)),
             ("--names", self.names, NAMES),
+            ("--engine", self.engine, ENGINES),
+            ("--device", self.device, DEVICES),
+            ("--precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise UsageError(f"{option} {value} is unknown; use one of: {', '.join(known)}")

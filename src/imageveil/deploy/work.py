@@ -99,10 +99,16 @@ def plan_work(
 
 
 def open_protector(scheme: Scheme, options: ProtectOptions) -> Protector:
-    """Put a scheme on its engine, if it is a network and nothing but a network."""
+    """Put a scheme on its engine, if it is a network and nothing but a network.
+
+    Raises:
+        UsageError: an engine, device or precision was asked for that is not there or that the scheme has no use for.
+    """
     engine = None
     if isinstance(scheme, LearnedScheme) and type(scheme).protect is LearnedScheme.protect:
         engine = open_engine(scheme.network, options.engine, device=options.device, precision=options.precision)
+    elif {options.engine, options.device, options.precision} != {"auto"}:
+        raise UsageError(f"--engine, --device and --precision are for learned schemes, not for {scheme.name!r}")
     return Protector(scheme, engine, room=options.room)
 
 

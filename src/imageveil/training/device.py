@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from imageveil.errors import UsageError
 from imageveil.processor import this_processor
 
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "bf16", "float32")
 # Parameters of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
@@ -93,10 +95,10 @@ def open_device(name: str = "auto", *, precision: str = "auto") -> Device:
     Raises:
         UsageError: the device or precision is unknown or not there.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"unknown device {name!r}; use auto, cpu or cuda")
-    if precision not in ("auto", "bf16", "float32"):
-        raise UsageError(f"unknown precision {precision!r}; use auto, bf16 or float32")
+    if name not in DEVICES:
+        raise UsageError(f"unknown device {name!r}; use one of: {', '.join(DEVICES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; use one of: {', '.join(PRECISIONS)}")
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is present; use --device cpu")
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
