@@ -13,9 +13,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from breaks import find_scheme
+from breaks import LEARNED, find_scheme
 
 from imageveil.records import made_on, read_records
+from imageveil.schemes import SCHEMES
+from imageveil.schemes.base import shipped_schemes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +68,25 @@ ROWS = (
 )
 
 
+def what_lacks(row: Row, classifier: Path | None) -> str:
+    """What a row needs that is not there, in words; empty where nothing is."""
+    if row.scheme == "class" and classifier is None:
+        return "it is made of a classifier; give --classifier"
+    known = row.scheme in SCHEMES or row.scheme in shipped_schemes()
+    if known or (LEARNED / f"{row.scheme}.safetensors").is_file():
+        return ""
+    return f"there is no {LEARNED / row.scheme}.safetensors; imageveil train makes it"
+
+
 def run(row: Row, data: str, runs: Path, out: Path, preset: str, classifier: Path | None) -> None:
     """Train and judge one classifier, unless its record is there."""
     record = out / f"{Path(data).name}-{row.name}.json"
     if record.is_file():
         return
     command = [sys.executable, "-m", "imageveil", "classify", "--data", data]
+    if lacking := what_lacks(row, classifier):
+        print(f"left out {row.name}: {lacking}", file=sys.stderr)
+        return
     command += [] if row.scheme == "none" else ["--scheme", find_scheme(row.scheme, runs, classifier)]
     command += ["--preset", preset, "--augment", row.augment, *(["--adaptation"] if row.adaptation else [])]
     command += ["--run", str(runs / f"{Path(data).name}-{row.name}"), "--record", str(record)]

@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--seconds", type=float, default=20, help="time for the network alone")
-    parser.add_argument("--results", type=Path, default=Path("results/throughput"))
+    parser.add_argument("--results", type=Path, default=Path("out/bench"))
     parser.add_argument("--files", type=Path, help="where the files are made, and kept for the next run")
     parser.add_argument("--make", action="store_true", help="make the files only")
     parser.add_argument("--table", action="store_true", help="print the records that are there")
@@ -296,12 +296,13 @@ def main() -> None:
             place = temporary / "work" / chosen.name
             place.mkdir(parents=True)
             metrics, seconds = measure(chosen, count, files_at, place, protector, options)
+            name = "tiles" if chosen.name == "cifar10" and not options.cifar10 else chosen.name
             write_json(
-                options.results / f"{Path(options.scheme).stem}-{chosen.name}-{protector.name}.json",
+                options.results / f"{Path(options.scheme).stem}-{name}-{protector.name}.json",
                 record(
                     task="throughput",
                     scheme=str(getattr(scheme, "label", scheme.name)),
-                    data=chosen.name,
+                    data=name,
                     preset=protector.name,
                     n=count,
                     metrics=metrics,
