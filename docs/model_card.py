@@ -4,6 +4,7 @@ Every figure in the card comes from a record; a row without a record is left out
 """
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +19,44 @@ BESIDE = RESULTS / "schemes"
 """Learned schemes that are recorded for comparison and not shipped."""
 
 
-RECIPE = RESULTS / "recipe"
-"""What the present recipe `quick` reaches, until every row of the tables is made by it."""
+EARLIER = RESULTS / "earlier"
+"""Classifiers by the recipe `quick` as it was before it became what it is; they stand in until they are remade."""
 
 
 def table_records() -> list[dict[str, Any]]:
-    """The records that tables are made of, all classifiers among them by one recipe."""
-    folders = sorted(path for path in RESULTS.iterdir() if path.is_dir() and path != RECIPE)
-    return [row for folder in folders for row in read_records(folder)]
+    """The records that tables are made of; `earlier` is true of classifiers by the recipe before.
+
+    Plain and protected images of one set are always by one recipe: the present one where both are there.
+    """
+    folders = sorted(path for path in RESULTS.iterdir() if path.is_dir() and path != EARLIER)
+    rows = [row | {"earlier": False} for folder in folders for row in read_records(folder)]
+    present = [row for row in rows if row["task"] == "classify" and row["preset"] == "quick"]
+    pairs = {row["data"] for row in present if row["scheme"] != "none"} & {
+        row["data"] for row in present if row["scheme"] == "none"
+    }
+    made = {(row["data"], row["scheme"]) for row in present if row["data"] in pairs}
+    kept = [row for row in rows if row not in present or row["data"] in pairs]
+    before = read_records(EARLIER) if EARLIER.is_dir() else []
+    return kept + [row | {"earlier": True} for row in before if (row["data"], row["scheme"]) not in made]
 
 
-def recipe_line() -> str:
-    """What plain images reach by the present recipe where the tables' rows are by the one before; else nothing."""
-    rows = read_records(RECIPE) if RECIPE.is_dir() else []
-    if not rows:
-        return ""
-    told = [
-        f"{row['data']} {percent(row['metrics']['accuracy'])} ({percent(row['intervals']['accuracy'][0])} to "
-        f"{percent(row['intervals']['accuracy'][1])}, n {row['n']:,}; {source(row)})"
-        for row in rows
-    ]
-    return (
-        "These classifiers are all by the recipe as it was at their commit, and compare with each other. It has become "
-        f"better since; plain images by the present one: {'; '.join(told)}."
-    )
+def earlier_note(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """What the mark on accuracies by the recipe before means, where a table has one."""
+    data = sorted({row["data"] for row in rows if row["earlier"]})
+    if not data:
+        return []
+    plain = [row for row in read_records(EARLIER) if row["scheme"] == "none" and row["data"] in data]
+    reached = ", ".join(f"{percent(row['metrics']['accuracy'])} on plain images of {row['data']}" for row in plain)
+    return [f"\\* By the recipe before the present one, which reached {reached}.", ""]
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
+
+
+def accuracy(row: dict[str, Any]) -> str:
+    """The accuracy of a classifier, marked where its recipe is the one before."""
+    return percent(row["metrics"]["accuracy"]) + (" \\*" if row["earlier"] else "")
 
 
 def shown(metrics: dict[str, float], name: str) -> str:
@@ -64,10 +75,11 @@ def accuracy_rows(records: list[dict[str, Any]], name: str) -> list[str]:
         kind = "plain" if row["scheme"] == "none" else "protected"
         share = row["metrics"]["share_of_time_protecting"]
         lines.append(
-            f"| {row['data']} | {kind} | {percent(row['metrics']['accuracy'])} | {percent(low)} to {percent(high)} "
+            f"| {row['data']} | {kind} | {accuracy(row)} | {percent(low)} to {percent(high)} "
             f"| {row['n']} | {percent(share)} |"
         )
-    return [*lines, "", *(f"- {row['data']}, {row['scheme']}: {source(row)}, {row['seconds']:.0f} s" for row in rows)]
+    sources = (f"- {row['data']}, {row['scheme']}: {source(row)}, {row['seconds']:.0f} s" for row in rows)
+    return [*lines, "", *earlier_note(rows), *sources]
 
 
 def similarity_rows(records: list[dict[str, Any]], name: str) -> list[str]:
@@ -101,7 +113,7 @@ def summary(records: list[dict[str, Any]], name: str) -> str:
     for data in ("cifar10", "cifar100", "photos96"):
         plain, hidden = (found.get(("classify", data, scheme)) for scheme in ("none", name))
         seen = found.get(("similarity", data, name))
-        cells = [percent(row["metrics"]["accuracy"]) if row else "" for row in (plain, hidden)]
+        cells = [accuracy(row) if row else "" for row in (plain, hidden)]
         if seen is not None:
             metrics = seen["metrics"]
             cells += [f"{metrics['ssim']:.3f}", percent(metrics["reid_within"])]
@@ -110,7 +122,7 @@ def summary(records: list[dict[str, Any]], name: str) -> str:
             cells += [""] * 4
         used += [row for row in (plain, hidden, seen) if row is not None]
         lines.append(f"| {data} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", made_on(used)])
+    return "\n".join([*lines, "", *earlier_note(used), made_on(used)])
 
 
 def open_learned(name: str) -> LearnedScheme:
@@ -140,11 +152,11 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
         }
         training = scheme.training["transformation"]
         similarity = found["similarity"]["metrics"]
-        accuracy = shown(found["classify"]["metrics"], "accuracy") if "classify" in found else "-"
+        reached = accuracy(found["classify"]) if "classify" in found else "-"
         lines.append(
             f"| {scheme.label} | `{scheme.training['preset']}` | {training['steps']:,} "
             f"| {training['seconds'] / 60:.0f} | {similarity['ssim']:.3f} | {shown(similarity, 'reid_within')} "
-            f"| {shown(similarity, 'reid_within_mean_removed')} | {accuracy} | {shown(training, 'inverse')} |"
+            f"| {shown(similarity, 'reid_within_mean_removed')} | {reached} | {shown(training, 'inverse')} |"
         )
         used += [found[task] for task in ("similarity", "classify") if task in found]
     chance = percent(1 / used[0]["metrics"]["reid_within_candidates"])
@@ -152,7 +164,8 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
         f"{used[0]['n']:,} test images; guessing names {chance}. Minutes are those of the transformation alone, "
         "without the classifiers before it, and not of one processor."
     )
-    return [*lines, "", how, "", *(f"- {source(row)}" for row in used if row["scheme"] != schemes[0].label)]
+    sources = (f"- {source(row)}" for row in used if row["scheme"] != schemes[0].label)
+    return [*lines, "", how, "", *earlier_note(used), *sources]
 
 
 def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> list[str]:

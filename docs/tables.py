@@ -33,7 +33,6 @@ from imageveil.records import read_records  # noqa: E402
 SHIPPED = "gan-cifar10"
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "results": ("README.md", lambda: model_card.summary(model_card.table_records(), SHIPPED)),
-    "recipe": ("README.md", model_card.recipe_line),
     "speed": ("docs/protect.md", lambda: protect.table(RESULTS / "throughput")),
     "engines": ("docs/protect.md", lambda: engines.table(RESULTS / "engines")),
     "accuracy": ("docs/schemes.md", lambda: accuracy.table("cifar10", RESULTS / "classify", "quick")),
