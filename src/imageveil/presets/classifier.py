@@ -76,7 +76,7 @@ def classifier_paper() -> ClassifierConfig:
 
 
 def classifier_quick() -> ClassifierConfig:
-    """The recipe every table is made with: a small early-pooling network, ten epochs."""
+    """The recipe for tables of schemes: a small early-pooling network, ten epochs."""
     return ClassifierConfig()
 
 

@@ -113,7 +113,7 @@ def run_steps(
         stop_after: leave after this many steps of this call, with a checkpoint, as if interrupted.
 
     Returns:
-        Seconds spent in steps, over all sessions of the run.
+        Seconds spent in steps, over all calls.
 
     Raises:
         RunError: a loss is not finite, the checkpoint cannot be used, or the run directory cannot be written.

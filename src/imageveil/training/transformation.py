@@ -293,7 +293,7 @@ def train_transformation(
     """Train a transformation network.
 
     Returns:
-        The trainer, whose `networks["forward"]` is h_p, and the seconds it took over all sessions of the run.
+        The trainer, whose `networks["forward"]` is h_p, and the seconds it took over all calls.
 
     Raises:
         UsageError: an ingredient is missing.
