@@ -68,10 +68,10 @@ class Confirmation(Attack):
 
     @classmethod
     def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
-        """With `distance` none for a scheme with a key per image; see `Attack.threats_against`."""
+        """Comparing wins wherever an image has one protected self, training is for keys per image; see `Attack`."""
         kind = SCHEMES.get(scheme)
-        at_chance = values.get("matcher", cls.matcher) == "distance" and kind is not None and kind.needs_ids
-        return () if at_chance else super().threats_against(scheme, values, recipe)
+        wanted = "trained" if kind is not None and kind.needs_ids else "distance"
+        return super().threats_against(scheme, values, recipe) if values.get("matcher", cls.matcher) == wanted else ()
 
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
