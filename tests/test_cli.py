@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import imageveil
 from imageveil import records
 from imageveil.errors import RunError
+from imageveil.processor import Processor
 from imageveil.records import check_writable, write_json
+from imageveil.training.device import Device
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -99,3 +102,12 @@ def test_records_name_no_place_of_this_machine(monkeypatch):
     words = ["x/imageveil", "attack", "--out", "/tmp/elsewhere/one.json", "data/cifar10", str(Path.cwd() / "here")]
     monkeypatch.setattr(sys, "argv", words)
     assert records.command() == "imageveil attack --out one.json data/cifar10 ./here"
+
+
+def test_records_say_what_was_computed_in(monkeypatch):
+    processor = Processor(model="One Processor", flags=frozenset({"amx_bf16"}))
+    monkeypatch.setattr(records, "this_processor", lambda: processor)
+    fast, slow = (Device(torch=torch.device("cpu"), bf16=bf16).kind for bf16 in (True, False))
+    assert fast.startswith("One Processor, AMX, ") and slow.startswith("One Processor, float32, ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Device(torch=torch.device("cpu"), bf16=False).kind == slow

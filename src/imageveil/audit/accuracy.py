@@ -170,5 +170,6 @@ def classify(
         n=len(test),
         metrics={"accuracy": right, "share_of_time_protecting": share},
         intervals={"accuracy": [low, high]},
+        device=device.kind,
         seconds=round(timing["seconds"], 1),
     )

@@ -201,6 +201,7 @@ def attack_and_judge(
         metrics=judged.metrics | attacker_figures(known),
         floors=floor,
         intervals=judged.intervals,
+        device=conditions.device.kind,
         seconds=round(seconds, 2),
     )
     return made, judged

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imageveil.errors import UsageError
 from imageveil.processor import this_processor
+from imageveil.records import device_kind
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "float32")
@@ -36,6 +37,11 @@ class Device:
     bf16: bool
     rank: int = 0
     world: int = 1
+
+    @property
+    def kind(self) -> str:
+        """What records say that something was computed on."""
+        return device_kind(cuda=self.torch.type == "cuda", bf16=self.bf16)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to bfloat16 where it is fast; otherwise nothing."""
