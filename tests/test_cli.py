@@ -41,6 +41,7 @@ def test_help_loads_nothing_heavy():
         (["info", "nowhere.safetensors"], "there is no scheme"),
         (["classify", "--data", "nowhere"], "does not exist"),
         (["classify", "--data", "nowhere", "--preset", "huge"], "unknown preset"),
+        (["controls", "--out", "unused"], "give --data"),
         (["train", "--data", "nowhere", "--out", "unused"], "does not exist"),
         (["train", "--data", "nowhere", "--out", "unused", "--set", "steps=many"], "--set steps"),
     ],

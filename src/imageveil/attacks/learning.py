@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.training.loop import run_steps
-from imageveil.training.run_directory import RunDirectory
+from imageveil.training.run_directory import RunDirectory, write_tensors
 
 WEIGHTS = "networks.safetensors"
 
@@ -107,7 +107,7 @@ def learn(
             for name, network in networks.items()
             for key, value in network.state_dict().items()
         }
-        save_file(tensors, weights)
+        write_tensors(weights, tensors)
         run.finish({"seconds": seconds})
     return seconds
 

@@ -5,7 +5,6 @@ sheets and, for an attack that trains, its own run directory; and `index.html`. 
 a record and continues trained attacks where they were stopped.
 """
 
-import hashlib
 import json
 import sys
 import time
@@ -44,6 +43,7 @@ from imageveil.images.arrays import deal_out, judged, load_arrays, train_and_tes
 from imageveil.records import commit, write_json
 from imageveil.schemes import load_scheme
 from imageveil.training.device import Device, has_fast_bf16
+from imageveil.training.identity import file_digest
 from imageveil.training.run_directory import RunDirectory
 
 COLUMNS = 4
@@ -183,14 +183,8 @@ def given_networks(options: AuditOptions) -> dict[str, str]:
     Raises:
         UsageError: a file cannot be read.
     """
-    found = {}
-    for name, path in (("classifier", options.classifier), ("recogniser", options.recogniser)):
-        if path is not None:
-            try:
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as error:
-                raise UsageError(f"--{name} {path} cannot be read: {error.strerror}") from error
-    return found
+    given = {"classifier": options.classifier, "recogniser": options.recogniser}
+    return {name: file_digest(path) for name, path in given.items() if path is not None}
 
 
 def left_out(

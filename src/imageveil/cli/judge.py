@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from imageveil.cli.options import ClassifierFile, Data, DeviceName, Precision, RecogniserFile, Seed, app
+from imageveil.errors import UsageError
 
 
 @app.command()
@@ -88,8 +89,8 @@ def attack(
 
 @app.command()
 def controls(
-    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the records.")],
+    data: Annotated[str | None, typer.Option(help="Images with the splits train and test, as for attack.")] = None,
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this attack; may be repeated.")] = None,
     test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
@@ -107,6 +108,8 @@ def controls(
     if table:
         print(controls_table(out))
         return
+    if data is None:
+        raise UsageError("running controls needs images: give --data")
     print(
         run_controls(
             data,

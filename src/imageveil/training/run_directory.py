@@ -6,7 +6,6 @@ tensors, are readable by their owner only.
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from imageveil.errors import RunError, UsageError
+from imageveil.images.sinks import write_files
 from imageveil.records import write_json
 from imageveil.training.device import Device
 
@@ -40,34 +40,13 @@ def private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, exist_ok=True)
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file atomically, readable by its owner only.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically, readable by its owner only; safetensors' own writer does neither.
 
     Raises:
         RunError: it could not be written; what was there before is left as it was.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file as `write_private` does; safetensors' own writer is neither atomic nor private.
-
-    Raises:
-        RunError: it could not be written.
-    """
-    write_private(path, save(dict(tensors), None if metadata is None else dict(metadata)))
+    write_files([(path, save(dict(tensors), None if metadata is None else dict(metadata)))], private=True)
 
 
 class RunDirectory:

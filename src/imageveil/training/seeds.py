@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from imageveil.errors import RunError
+from imageveil.images.sinks import write_files
 from imageveil.networks.unet import FIELD_PERIOD
 from imageveil.schemes.keys import KEY_BYTES, derive, key_stream, new_master_key
 from imageveil.training.device import Device
 from imageveil.training.loop import SMALL_SEEDS, step_generator
-from imageveil.training.run_directory import write_private
 
 SEED_FILE = "seed"
 
@@ -26,7 +26,7 @@ def kept_seed(folder: Path, device: Device) -> int:
     """
     path = folder / SEED_FILE
     if device.rank == 0 and not path.exists():
-        write_private(path, new_master_key().hex().encode() + b"\n")
+        write_files([(path, new_master_key().hex().encode() + b"\n")], private=True)
     device.wait()
     try:
         master = bytes.fromhex(path.read_text())
