@@ -29,7 +29,7 @@ def sheet(
     data: Data,
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     split: Annotated[str, typer.Option(help="train | test.")] = "test",
-    images: Annotated[int, typer.Option(min=1, help="How many, from the first on.")] = 64,
+    images: Annotated[int, typer.Option(help="How many, from the first on.")] = 64,
 ) -> None:
     """Draw images beside their protected selves."""
     from imageveil.audit.sheets import run_sheet
