@@ -569,6 +569,9 @@ def test_controls_of_two_data_sets_do_not_share_a_run(train, test, tmp_path, mon
         controls.run_controls("x", tmp_path / "out", only=("gradients",), run=tmp_path)
     assert [folder for _, folder, _ in folders] == [tmp_path / data / folders[0][0] for data in ("one", "two")]
     assert folders[1][2]["inverse-network"].parent == tmp_path / "two"
+    folders.clear()
+    controls.run_controls("x", tmp_path / "out", only=("gan:colour-order", "brute-force"), run=tmp_path)
+    assert [name for name, *_ in folders] == ["brute-force-block-shuffle-bytes-exact", "gan-colour-order-ssim"]
 
 
 def test_long_runs_ask_for_the_commit_first(tmp_path) -> None:

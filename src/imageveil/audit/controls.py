@@ -119,7 +119,7 @@ def run_controls(
             larger ones serve that.
         out: folder for the records, and a sheet of the same name for each attack that reconstructs.
         plain: unpaired plain images of another source.
-        only: names of attacks; empty runs all.
+        only: names of attacks, or `attack:scheme`; empty runs all.
         test_images: judge on so many test images, from the first on.
         preset: budget of the attacks that train.
         run: directory for their training, one folder a data set and control, to be continued by the same call.
@@ -139,7 +139,11 @@ def run_controls(
     test = judged(test, test_images)
     other = None if plain is None else load_arrays(plain, "train")
     pieces = min(train.images.shape[-2:]) > 64
-    chosen = [row for row in CONTROLS if row.pieces == pieces and (not only or row.attack in only)]
+    chosen = [
+        row
+        for row in CONTROLS
+        if row.pieces == pieces and (not only or {row.attack, f"{row.attack}:{row.scheme}"} & set(only))
+    ]
     if not chosen:
         raise UsageError(f"no control of {', '.join(only) or 'any attack'} is for images of the size of {data}")
     lines = []

@@ -92,7 +92,7 @@ def controls(
     out: Annotated[Path, typer.Option(help="Folder for the records.")],
     data: Annotated[str | None, typer.Option(help="Images with the splits train and test, as for attack.")] = None,
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere, in place of half.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this attack; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this attack, or attack:scheme; may be repeated.")] = None,
     test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
     preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
     run: Annotated[Path | None, typer.Option(help="Directory of their training; the same command continues.")] = None,
