@@ -21,6 +21,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import accuracy  # noqa: E402
 import engines  # noqa: E402
+import floors_table  # noqa: E402
 import model_card  # noqa: E402
 import protect  # noqa: E402
 import schemes  # noqa: E402
@@ -33,6 +34,8 @@ from imageveil.records import read_records  # noqa: E402
 SHIPPED = "gan-cifar10"
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "results": ("README.md", lambda: model_card.summary(model_card.table_records(), SHIPPED)),
+    "floors": ("docs/measures.md", lambda: floors_table.table(RESULTS / "floors", "cifar10")),
+    "photographs": ("docs/measures.md", lambda: floors_table.table(RESULTS / "floors", "photos")),
     "speed": ("docs/protect.md", lambda: protect.table(RESULTS / "throughput")),
     "engines": ("docs/protect.md", lambda: engines.table(RESULTS / "engines")),
     "accuracy": ("docs/schemes.md", lambda: accuracy.table("cifar10", RESULTS / "classify", "quick")),
