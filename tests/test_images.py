@@ -1,6 +1,7 @@
 """Sources, the array cache and augmentation, on real photographs."""
 
 import io
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,9 @@ def test_a_folder_of_splits_is_read_as_such(tmp_path, tiles):
         load_arrays(str(tmp_path), "validation")
     with pytest.raises(UsageError, match="no split 'tset'"):
         load_arrays(str(tmp_path), "tset")
+    shutil.rmtree(tmp_path / "test")
+    alone, none = load_splits(str(tmp_path))
+    assert alone.keys == train.keys and none is None
 
 
 def write_rows(path, cells, labels=None):

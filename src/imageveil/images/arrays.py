@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from imageveil.errors import RunError, UsageError
-from imageveil.images.sources import Source, open_source
+from imageveil.images.sources import MissingSplitError, Source, open_source
 
 FORMAT = 2
 """Of a cached set; one of another format is decoded anew."""
@@ -118,7 +118,11 @@ def load_splits(spec: str) -> tuple[ImageArrays, ImageArrays | None]:
     Raises:
         UsageError: the source is missing or empty, or its images differ in size.
     """
-    train, test = load_arrays(spec, "train"), load_arrays(spec, "test")
+    train = load_arrays(spec, "train")
+    try:
+        test = load_arrays(spec, "test")
+    except MissingSplitError:
+        return train, None
     whole = train.keys == test.keys and torch.equal(train.images, test.images)
     return train, None if whole else test
 

@@ -20,6 +20,10 @@ NAMED = ("cifar10", "cifar100", "stl10")
 SPLITS = ("train", "test", "validation", "val", "unlabeled")
 
 
+class MissingSplitError(UsageError):
+    """The source is split, but has no images of the split that was asked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One image of a source.
@@ -119,7 +123,7 @@ class FolderSource:
         self.keys = [key for key in found if split is None or not self.tree.split or key.startswith(f"{split}/")]
         if found and not self.keys:
             there = ", ".join(sorted({key.split("/")[0] for key in found}))
-            raise UsageError(f"{root} is split into {there} and has no images of the split {split!r}")
+            raise MissingSplitError(f"{root} is split into {there} and has no images of the split {split!r}")
         self.classes = self.tree.classes
 
     def fingerprint(self) -> str:
@@ -287,7 +291,7 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
     if shards:
         chosen = [shard for shard in shards if shard.name.startswith(f"{split}-")] if split else shards
         if not chosen:
-            raise UsageError(f"{spec} has no shards named {split}-*.parquet")
+            raise MissingSplitError(f"{spec} has no shards named {split}-*.parquet")
         return ParquetSource(path.name, chosen)
     source = FolderSource(path, split)
     if not source.keys:
