@@ -6,15 +6,14 @@ from pathlib import Path
 
 from imageveil.errors import UsageError
 from imageveil.images.decode import image_suffixes
+from imageveil.images.layout import SPLITS, read_tree
 from imageveil.images.sources import (
     NAMED,
-    SPLITS,
     NamedSource,
     RowNames,
     class_names,
     open_shard,
     open_source,
-    read_tree,
     unreadable_shard,
 )
 

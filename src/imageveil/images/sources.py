@@ -4,7 +4,7 @@ Every source yields records (key, encoded or decoded image, label) and says what
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +15,9 @@ from PIL import Image
 
 from imageveil.errors import UsageError
 from imageveil.images.decode import ImageError, decode, image_suffixes
+from imageveil.images.layout import SPLITS, read_tree
 
 NAMED = ("cifar10", "cifar100", "stl10")
-SPLITS = ("train", "test", "validation", "val", "unlabeled")
 
 
 class MissingSplitError(UsageError):
@@ -68,34 +68,6 @@ class Source(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Record]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tree:
-    """How a folder is laid out.
-
-    Attributes:
-        split: whether its topmost folders are splits.
-        classes: names of the folders below, where all images lie in one, else None.
-    """
-
-    split: bool
-    classes: list[str] | None
-
-    def label(self, key: str) -> int | None:
-        """The class of an image, by its path."""
-        return None if self.classes is None else self.classes.index(key.split("/")[1 if self.split else 0])
-
-
-def read_tree(keys: Sequence[str]) -> Tree:
-    """Tell `class/file` and `split/class/file` from folders without labels, by the paths of all images."""
-    parts = [key.split("/") for key in keys]
-    tops = {part[0] for part in parts if len(part) > 1}
-    flat = any(len(part) == 1 for part in parts)
-    split = not flat and bool(tops & {"train", "test"}) and tops <= set(SPLITS)
-    depth = 1 if split else 0
-    labelled = bool(parts) and all(len(part) > depth + 1 for part in parts)
-    return Tree(split=split, classes=sorted({part[depth] for part in parts}) if labelled else None)
 
 
 class FolderSource:
