@@ -129,29 +129,22 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     theta = tmp_path / "whole" / "classifier" / "classifier.safetensors"
     given = train(tmp_path / "given", test=data, classifier_file=theta)
     assert torch.equal(load_scheme(given).protect(images), protected)
-    with pytest.raises(UsageError, match="classes"):
-        other = replace(data, classes=list("wxyz"))
-        train_scheme(
-            other,
-            tmp_path / "other",
-            preset="smoke",
-            config=TRANSFORMATION,
-            classifier_config=CLASSIFIER,
-            seed=0,
-            device=CPU,
-            classifier_file=theta,
-        )
-    with pytest.raises(UsageError, match=r"classifier\.safetensors needs images of at least 16x16 pixels, not 8x8"):
-        train_scheme(
-            replace(data, images=data.images[:, :, :8, :8]),
-            tmp_path / "small",
-            preset="smoke",
-            config=TRANSFORMATION,
-            classifier_config=CLASSIFIER,
-            seed=0,
-            device=CPU,
-            classifier_file=theta,
-        )
+    small = r"classifier\.safetensors needs images of at least 16x16 pixels, not 8x8"
+    for name, other, message in (
+        ("other", replace(data, classes=list("wxyz")), "classes"),
+        ("small", replace(data, images=data.images[:, :, :8, :8]), small),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train_scheme(
+                other,
+                tmp_path / name,
+                preset="smoke",
+                config=TRANSFORMATION,
+                classifier_config=CLASSIFIER,
+                seed=0,
+                device=CPU,
+                classifier_file=theta,
+            )
     # An owner's own scheme starts from another one and becomes different.
     own = train(tmp_path / "own", init=str(whole))
     assert not torch.equal(load_scheme(own).protect(images), protected)
