@@ -1,5 +1,6 @@
 """`imageveil protect` from end to end: what is written, what is refused, and what goes wrong."""
 
+import csv
 import fcntl
 import io
 import json
@@ -19,12 +20,14 @@ from typer.testing import CliRunner
 
 from imageveil.cli import app
 from imageveil.deploy.bulk import ProtectOptions, protect_source
-from imageveil.deploy.plan import Sizes
+from imageveil.deploy.listing import list_source
+from imageveil.deploy.plan import Sizes, build_units
 from imageveil.errors import RunError, UsageError
 from imageveil.images.sources import open_source
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes.base import Scheme
 from imageveil.schemes.learned import LearnedScheme
+from imageveil.schemes.tanaka import TanakaScheme
 
 QUICK = ProtectOptions(workers=0, quiet=True, engine="torch", precision="float32")
 
@@ -222,6 +225,22 @@ def test_names_do_not_leak(folder, tmp_path, scheme_file):
         assert "cat/alice-passport.png" in mapping
         assert (tmp_path / f"{names}.private" / "names.csv").stat().st_mode & 0o077 == 0
         assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["cat", "dog"]
+    # The hidden files tell neither the order of the source nor what a guess of it could be held against.
+    journal = (tmp_path / "hash" / ".imageveil-journal-1-of-1.jsonl").read_text().splitlines()
+    (begun,) = (line for line in map(json.loads, journal) if "begin" in line)
+    assert begun["outputs"] == sorted(begun["outputs"])
+    with (tmp_path / "hash.private" / "names.csv").open() as file:
+        outputs = [row["protected"] for row in csv.DictReader(file)]
+    for secret in (b"", bytes.fromhex((tmp_path / "hash.private" / "names.key").read_text())):
+        (unit,) = build_units(list_source(str(folder)), outputs, parquet=False, key=secret)
+        assert (unit.digest in "".join(journal)) == bool(secret)
+    # A key that is gone is asked for, and no other one is drawn in silence.
+    (tmp_path / "index.private" / "names.key").rename(tmp_path / "kept")
+    with pytest.raises(UsageError, match=r"names.key is gone"):
+        protect_source(str(folder), tmp_path / "index", scheme_file, quick(names="index"))
+    (tmp_path / "index.private" / "names.key").write_text("00" * 32)
+    with pytest.raises(UsageError, match="names key"):
+        protect_source(str(folder), tmp_path / "index", scheme_file, quick(names="index"))
     # The same key gives the same names.
     key = (tmp_path / "hash.private" / "names.key").read_text()
     (tmp_path / "again.private").mkdir()
@@ -273,6 +292,64 @@ def test_same_command_continues_and_other_options_are_refused(folder, tmp_path, 
     assert Image.open(tmp_path / "out" / "cat" / "00.png").size == (16, 16)
     protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp", overwrite=True))
     assert (tmp_path / "out" / "cat" / "new.webp").is_file()
+
+
+def test_overwriting_leaves_nothing_of_before(folder, tmp_path):
+    for key in ("old", "new"):
+        TanakaScheme.generate().save(tmp_path / key)
+    keyed = {"engine": "auto", "precision": "auto", "sizes": Sizes(images=7, bytes=2**30)}
+
+    def run(key, out, **values):
+        return protect_source(str(folder), tmp_path / out, str(tmp_path / key), quick(**keyed, **values))
+
+    run("new", "expected")
+    expected = {name: blob for name, blob in contents(tmp_path / "expected").items() if name.endswith(".png")}
+    # Two shards by the old key, then by the new one: the second shard must not take its images for done.
+    for number in (1, 2):
+        run("old", "out", shard=f"{number}/2")
+    run("new", "out", shard="1/2", overwrite=True)
+    with pytest.raises(UsageError, match=r"use --overwrite for this shard"):
+        run("new", "out", shard="2/2")
+    run("new", "out", shard="2/2", overwrite=True)
+    images = {name: blob for name, blob in contents(tmp_path / "out").items() if name.endswith(".png")}
+    assert images == expected
+    # Another ending and number of shards: what the runs before wrote is gone, also their reports.
+    run("old", "out", format="webp", overwrite=True)
+    assert {Path(name).suffix for name in contents(tmp_path / "out")} == {".webp", ".json"}
+    assert [path.name for path in (tmp_path / "out").glob("protect*")] == ["protect-report.json"]
+    assert [path.name for path in (tmp_path / "out.private").glob("names*")] == ["names.csv"]
+    # Mine are not touched.
+    (tmp_path / "out" / "mine.png").write_bytes(b"mine")
+    run("new", "out", overwrite=True)
+    assert (tmp_path / "out" / "mine.png").read_bytes() == b"mine"
+    images = {name: blob for name, blob in contents(tmp_path / "out").items() if name.endswith(".png")}
+    assert images == {**expected, "mine.png": b"mine"}
+
+
+def test_a_fresh_start_that_was_cut_short_is_finished(folder, tmp_path, scheme_file, monkeypatch):
+    protect_source(str(folder), tmp_path / "out", scheme_file, QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr("imageveil.deploy.bulk.remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp", overwrite=True))
+    assert list((tmp_path / "out").rglob("*.png"))
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp"))
+    assert not list((tmp_path / "out").rglob("*.png")) and len(list((tmp_path / "out").rglob("*.webp"))) == 20
+    # A journal that cannot be read is no obstacle to a fresh start.
+    (tmp_path / "out" / ".imageveil-journal-1-of-1.jsonl").write_text("{\n")
+    (tmp_path / "out" / ".imageveil-settings.json").write_text("{")
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp", overwrite=True))
+    assert protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp")).outcome.images == 20
+
+
+@pytest.mark.parametrize("output", ["folder", "parquet"])
+def test_what_is_gone_is_protected_again(folder, tmp_path, scheme_file, output):
+    (folder / "cat" / "broken.png").write_bytes(b"broken")
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(output=output))
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / next(name for name in before if "json" not in name)).unlink()
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(output=output))
+    assert contents(tmp_path / "out") == before
 
 
 def test_nothing_is_overwritten_unasked(folder, tmp_path, scheme_file):

@@ -64,7 +64,7 @@ def protect(
     precision: Precision = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes that decode and encode; 0 for none.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files, and runs with other options.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start afresh and replace what is there.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the work with Ray, over a cluster if one is up.")] = False,
 ) -> None:
     """Protect every image of a folder or data set; the same command continues an interrupted run."""
@@ -95,11 +95,12 @@ def reveal(
     key: Annotated[str, typer.Argument(help="Key file the images were protected with.")],
     source: Annotated[str, typer.Argument(help="Folder of protected images.")],
     destination: Annotated[str, typer.Argument(help="Folder for the plain images, as PNG.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Undo a keyed scheme on a folder of protected images."""
     from imageveil.deploy.reveal import reveal_folder
 
-    print(reveal_folder(key, source, destination))
+    print(reveal_folder(key, source, destination, overwrite=overwrite))
 
 
 @app.command()

@@ -10,13 +10,13 @@ from imageveil import __version__
 from imageveil.deploy.journal import Journal, Outcome
 from imageveil.deploy.options import ProtectOptions
 from imageveil.deploy.pipeline import Pipeline
-from imageveil.deploy.plan import Unit, write_mapping
+from imageveil.deploy.plan import Unit, remove_other_mappings, write_mapping
 from imageveil.deploy.reveal import write_key_note
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.work import Work, open_protector, plan_work
 from imageveil.deploy.workers import open_pool
 from imageveil.errors import UsageError
-from imageveil.images.sinks import remove_temporaries, write_files
+from imageveil.images.sinks import remove, remove_temporaries, write_files
 from imageveil.schemes.keyed import KeyedScheme
 from imageveil.training.loop import Progress
 
@@ -78,7 +78,7 @@ def protect_source(
     """
     work = plan_work(source, destination, scheme, options, protector=protector)
     with open_journal(work, options) as journal:
-        units = [unit for unit in work.units if unit.digest not in journal.done]
+        units = [unit for unit in work.units if not _is_done(unit, journal)]
         if units:
             _run(work, units, journal, options)
         return finish_report(work, journal)
@@ -86,6 +86,8 @@ def protect_source(
 
 def open_journal(work: Work, options: ProtectOptions) -> Journal:
     """Lock the destination, and refuse to replace files that no earlier run of this kind wrote.
+
+    A run that starts afresh deletes what earlier ones wrote and it will not write again.
 
     Raises:
         UsageError: such a file is there, or another scheme or other options were used.
@@ -96,12 +98,30 @@ def open_journal(work: Work, options: ProtectOptions) -> Journal:
         remove_temporaries(work.destination, tag=work.tag)
         if not options.overwrite:
             _refuse_foreign(work, journal)
+        if journal.afresh:
+            for output in sorted(journal.outputs - work.files):
+                remove(work.destination / output)
+            remove_other_mappings(work.destination, tag=work.tag)
+            journal.cleared()
         if options.names != "keep":
-            write_mapping(work.destination, work.listing, work.outputs, tag=work.tag)
+            write_mapping(work.destination, work.units, tag=work.tag)
     except BaseException:
         journal.file.close()
         raise
     return journal
+
+
+def _is_done(unit: Unit, journal: Journal) -> bool:
+    """Whether a unit was finished and what it wrote is still there."""
+    outcome = journal.done.get(unit.digest)
+    if outcome is None:
+        return False
+    if unit.shard:
+        wanted = [unit.shard] if outcome.images else []
+    else:
+        pairs = zip(unit.outputs, unit.shown, strict=True)
+        wanted = [output for output, shown in pairs if shown not in outcome.skipped]
+    return all(os.path.exists(f"{journal.destination}/{output}") for output in wanted)  # noqa: PTH110 - fast
 
 
 def _refuse_foreign(work: Work, journal: Journal) -> None:
@@ -168,7 +188,7 @@ def finish_report(work: Work, journal: Journal) -> Summary:
     scheme = work.protector.scheme if work.protector is not None else None
     if isinstance(scheme, KeyedScheme):
         # What the owner needs to undo it: ids, true sizes, and which key it was.
-        write_mapping(work.destination, work.listing, work.outputs, tag=work.tag, sizes=total.sizes)
+        write_mapping(work.destination, work.units, tag=work.tag, sizes=total.sizes)
         write_key_note(work.destination, scheme)
     kept = work.settings["names"] == "keep"
     folders = work.listing.unreadable

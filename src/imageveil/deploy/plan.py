@@ -15,13 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from imageveil.deploy.journal import begun_with_key
 from imageveil.deploy.listing import Item, Listing
 from imageveil.errors import RunError, UsageError
-from imageveil.images.sinks import SUFFIX, write_files
+from imageveil.images.sinks import SUFFIX, remove, write_files
 
 NAMES = ("keep", "hash", "index")
 LONGEST_NAME = 200
+MAPPING = ("protected", "source", "height", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Unit:
         items: the images.
         outputs: their paths in the destination, or the column `path` of a shard.
         shown: what messages and the report call them: by their source, unless names are replaced.
-        digest: changes when an image of the unit changes, comes or goes.
+        digest: changes when an image of the unit changes, comes, goes or gets another name.
         shard: name of the Parquet shard to write, or "" when the images become files.
     """
 
@@ -61,7 +64,13 @@ SHARDS = Sizes(images=2048, bytes=256 * 2**20)
 
 
 def build_units(
-    listing: Listing, outputs: Sequence[str], *, parquet: bool, show_source: bool = True, sizes: Sizes | None = None
+    listing: Listing,
+    outputs: Sequence[str],
+    *,
+    parquet: bool,
+    show_source: bool = True,
+    sizes: Sizes | None = None,
+    key: bytes = b"",
 ) -> list[Unit]:
     """Cut the source into units, in its order.
 
@@ -71,6 +80,7 @@ def build_units(
         parquet: whether a unit becomes a Parquet shard.
         show_source: whether messages may name the source's images.
         sizes: when a unit is full; None for the default of the kind.
+        key: secret of the digests, without which they would confirm a guess of hidden names.
     """
     sizes = sizes or (SHARDS if parquet else FILES)
     units: list[Unit] = []
@@ -87,16 +97,14 @@ def build_units(
             chosen = tuple(items[start:stop])
             named = tuple(outputs[start:stop])
             shown = tuple(item.key for item in chosen) if show_source else named
-            units.append(Unit(items=chosen, outputs=named, shown=shown, digest=_digest(chosen)))
+            units.append(Unit(items=chosen, outputs=named, shown=shown, digest=""))
             splits.append(item.split or "train")
             start, held = stop, 0
-    if not parquet:
-        return units
-    shards = []
-    for number, (unit, split) in enumerate(zip(units, splits, strict=True)):
-        place, count = splits[:number].count(split), splits.count(split)
-        shards.append(replace(unit, shard=f"{split}-{place:05d}-of-{count:05d}.parquet"))
-    return shards
+    if parquet:
+        for number, split in enumerate(splits):
+            place, count = splits[:number].count(split), splits.count(split)
+            units[number] = replace(units[number], shard=f"{split}-{place:05d}-of-{count:05d}.parquet")
+    return [replace(unit, digest=_digest(unit, key)) for unit in units]
 
 
 def output_names(listing: Listing, names: str, *, suffix: str, key: bytes = b"") -> list[str]:
@@ -136,9 +144,9 @@ def name_suffix(kind: str) -> str:
     return SUFFIX[kind]
 
 
-def plan_digest(units: Iterable[Unit]) -> str:
-    """SHA-256 over the names and sizes of all images, in order."""
-    sha = hashlib.sha256()
+def plan_digest(units: Iterable[Unit], key: bytes = b"") -> str:
+    """HMAC-SHA-256 over the names and sizes of all images, in order."""
+    sha = hmac.new(key, digestmod=hashlib.sha256)
     for unit in units:
         for item in unit.items:
             sha.update(json.dumps([item.key, item.row, item.size]).encode())
@@ -150,14 +158,23 @@ def private_folder(destination: Path) -> Path:
     return destination.with_name(destination.name + ".private")
 
 
-def names_key(destination: Path) -> bytes:
-    """Read the key of hashed names, or draw a new one and keep it, readable by its owner only.
+def names_key(destination: Path, *, overwrite: bool = False) -> bytes:
+    """Read the key of hidden names, or draw a new one and keep it, readable by its owner only.
+
+    Args:
+        destination: the folder of protected images; the key lies beside it.
+        overwrite: draw a new one also where images with names by another one are.
 
     Raises:
         RunError: it cannot be read or written.
-        UsageError: the file is no key.
+        UsageError: the file is no key, or it is gone and images with names by it are there.
     """
     path = private_folder(destination) / "names.key"
+    if not path.exists() and not overwrite and begun_with_key(destination):
+        raise UsageError(
+            f"{destination} was begun, and the key of its names {path} is gone; put it back, or use --overwrite or "
+            "another destination"
+        )
     try:
         if not path.exists():
             new = path.with_name(f"names.{secrets.token_hex(8)}.new")
@@ -176,32 +193,50 @@ def names_key(destination: Path) -> bytes:
 
 
 def write_mapping(
-    destination: Path,
-    listing: Listing,
-    outputs: Sequence[str],
-    *,
-    tag: str,
-    sizes: Mapping[str, Sequence[int]] | None = None,
+    destination: Path, units: Iterable[Unit], *, tag: str, sizes: Mapping[str, Sequence[int]] | None = None
 ) -> Path:
     """Write `names.csv`, which tells the owner which image became which; readable by its owner only.
 
+    Protected images that are still there keep their rows when their source is gone.
+
     Args:
         destination: the folder of protected images; the table lies beside it.
-        listing: the source.
-        outputs: names in the destination, one an image.
+        units: what this shard protects.
         tag: which shard this is.
         sizes: true width and height of padded images by name in the destination, for the way back.
     """
     sizes = sizes or {}
+    path = private_folder(destination) / ("names.csv" if tag == "1-of-1" else f"names-{tag}.csv")
+    rows: dict[str, list[Any]] = {}
+    for unit in units:
+        for output, item in zip(unit.outputs, unit.items, strict=True):
+            width, height = sizes.get(output, ("", ""))
+            rows[output] = [output, item.key, height, width]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["protected", "source", "height", "width"])
-    for output, item in zip(outputs, listing.items, strict=True):
-        width, height = sizes.get(output, ("", ""))
-        table.writerow([output, item.key, height, width])
-    path = private_folder(destination) / ("names.csv" if tag == "1-of-1" else f"names-{tag}.csv")
+    table.writerow(MAPPING)
+    for row in _rows(path):
+        if row[0] not in rows and (destination / row[0]).is_file():
+            rows[row[0]] = row
+    table.writerows(rows.values())
     _write_private(path, text.getvalue().encode(errors="surrogateescape"))
     return path
+
+
+def remove_other_mappings(destination: Path, *, tag: str) -> None:
+    """Delete the tables of runs with another number of shards."""
+    for path in private_folder(destination).glob("names*.csv"):
+        number = path.stem.rpartition("-of-")[2] if path.stem != "names" else "1"
+        if number != tag.rpartition("-of-")[2]:
+            remove(path)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The rows of a table of names, without its head; empty where there is none or it is no such table."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [row for row in list(csv.reader(file))[1:] if len(row) == len(MAPPING)]
 
 
 def _write_private(path: Path, blob: bytes) -> None:
@@ -259,5 +294,6 @@ def _repeated(names: Iterable[str]) -> set[str]:
     return twice
 
 
-def _digest(items: Sequence[Item]) -> str:
-    return hashlib.sha256(json.dumps([[i.key, i.row, i.size, i.time] for i in items]).encode()).hexdigest()
+def _digest(unit: Unit, key: bytes) -> str:
+    items = [[i.key, i.row, i.size, i.time] for i in unit.items]
+    return hmac.new(key, json.dumps([items, unit.files]).encode(), hashlib.sha256).hexdigest()

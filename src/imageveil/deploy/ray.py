@@ -97,7 +97,7 @@ def run_units(
         begin(unit)
     rows = [{"number": number, "unit": pickle.dumps(unit)} for number, unit in enumerate(units)]
     processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    plan = replace(work, listing=replace(work.listing, items=[], other={}), outputs=[], units=[], protector=None)
+    plan = replace(work, listing=replace(work.listing, items=[], other={}), units=[], files=frozenset(), protector=None)
     gpu = work.settings["engine"].startswith("cuda")
     # Ray Data restarts actors that die and tries their units again, without limit, unless told otherwise.
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(

@@ -128,19 +128,25 @@ def check_key_note(protected: Path, scheme: KeyedScheme, key: str | os.PathLike[
 
 
 def reveal_folder(
-    key: str | os.PathLike[str], source: str | os.PathLike[str], destination: str | os.PathLike[str]
+    key: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
 ) -> Revealed:
     """Undo a keyed scheme on every image of a folder, or of its Parquet shards; write PNG files under the same names.
 
     Args:
         key: the key file.
         source: the folder of protected images; ids and true sizes are read from `<source>.private`. An image that
-            does not stand there is taken to be protected under its own path.
+            does not stand there is taken to be protected under its own path where there is no table at all; else it is
+            left out under a scheme with a key per image.
         destination: the folder for the plain images; must not be the source.
+        overwrite: replace files that are there, such as those of a call that was interrupted.
 
     Raises:
         UsageError: key, source or destination cannot be used, the images are known to be protected with another key,
-            an image does not fit the key, or two images would get one name.
+            an image does not fit the key, two images would get one name, or a file of an image's name is there.
         RunError: an image could not be written.
     """
     scheme = open_key(key)
@@ -158,6 +164,11 @@ def reveal_folder(
         if path in written:
             raise UsageError(f"{written[path]} and {record.key} in {source} would both become {path}; rename one")
         written[path] = record.key
+        if scheme.needs_ids and origins and record.key not in origins:
+            report.skipped[record.key] = "it stands in no table of names, so its key is not known"
+            continue
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} is already there; use --overwrite or another destination")
         origin = origins.get(record.key, Origin(identity=record.key))
         pixels = torch.from_numpy(np.asarray(record.image).transpose(2, 0, 1).copy())
         try:

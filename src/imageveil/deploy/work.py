@@ -1,5 +1,6 @@
 """What was asked for, checked and planned: a source, a scheme on its engine, and a destination. Writes nothing."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ class Work:
 
     Attributes:
         listing: the source.
-        outputs: names in the destination, one an image.
         units: the units of this shard.
+        files: what all shards together write, relative to the destination.
         scheme: the scheme's shipped name or the path of its file.
         protector: the scheme on its engine; None in the copy that goes to another machine.
         destination: the folder that is written.
@@ -35,8 +36,8 @@ class Work:
     """
 
     listing: Listing
-    outputs: list[str]
     units: list[Unit]
+    files: frozenset[str]
     scheme: str
     protector: Protector | None
     destination: Path
@@ -70,9 +71,11 @@ def plan_work(
     parquet = options.output == "parquet" or (options.output == "auto" and listing.kind == "parquet")
     number, shards = options.share
     tag = f"{number}-of-{shards}"
-    key = names_key(target_folder) if options.names == "hash" else b""
+    key = b"" if options.names == "keep" else names_key(target_folder, overwrite=options.overwrite)
     outputs = output_names(listing, options.names, suffix=name_suffix(options.format), key=key)
-    units = build_units(listing, outputs, parquet=parquet, show_source=options.names == "keep", sizes=options.sizes)
+    units = build_units(
+        listing, outputs, parquet=parquet, show_source=options.names == "keep", sizes=options.sizes, key=key
+    )
     settings = {
         "kind": opened.name,
         "scheme": digest(opened.state()[0]),
@@ -80,15 +83,16 @@ def plan_work(
         "output": "parquet" if parquet else "folder",
         "format": options.format + (f"-{options.quality}" if options.format == "jpeg" else ""),
         "names": options.names,
+        "names_key": hashlib.sha256(key).hexdigest() if key else None,
         "shards": shards,
         "split": options.split,
         # Names and shards that count the images fit one state of the source only.
-        "source": plan_digest(units) if parquet or options.names == "index" else None,
+        "source": plan_digest(units, key) if parquet or options.names == "index" else None,
     }
     return Work(
         listing=listing,
-        outputs=outputs,
         units=units[number - 1 :: shards],
+        files=frozenset(file for unit in units for file in unit.files),
         scheme=str(Path(scheme).resolve()) if Path(scheme).is_file() and not opened.public else scheme,
         protector=protector,
         destination=target_folder,
