@@ -126,6 +126,25 @@ def test_rows_of_one_path_have_names_of_their_own(tmp_path, tiles):
     assert [item.key for item in list_source(str(tmp_path)).items] == expected
 
 
+def test_shards_without_numbers_and_links(tmp_path, tiles):
+    for number, name in enumerate(["train", "test"]):
+        write_rows(tmp_path / f"{name}.parquet", [{"bytes": encoded(picture(tiles[number]), "PNG"), "path": name}])
+    assert [load_arrays(str(tmp_path), split).keys for split in ("train", "test", None)] == [
+        ["train"],
+        ["test"],
+        ["test", "train"],
+    ]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "train.parquet").rename(tmp_path / "one" / "data.parquet")
+    assert (
+        load_arrays(str(tmp_path / "one"), "train").keys == load_arrays(str(tmp_path / "one"), "test").keys == ["train"]
+    )
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.parquet").symlink_to(tmp_path / "one" / "data.parquet")
+    with pytest.raises(UsageError, match="links are not followed; copy"):
+        list_source(str(tmp_path / "links"))
+
+
 def test_faults_of_parquet_are_one_sentence_or_a_warning(tmp_path, tiles):
     good = {"bytes": encoded(picture(tiles[0]), "PNG"), "path": None}
     path = tmp_path / "data.parquet"

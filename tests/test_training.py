@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,18 @@ def test_resumed_classifier_equals_an_uninterrupted_one(data, tmp_path):
     assert torch.equal(weights(whole), weights(resumed))
 
 
+def test_protecting_once_is_part_of_the_time(data):
+    def protect(images, keys, generator):
+        time.sleep(0.5)
+        return images
+
+    few = data.subset(torch.arange(8))
+    protection = Protection(protect=protect, live=False)
+    config = replace(CLASSIFIER, epochs=1, width=1 / 64)
+    _, timing = train_classifier(few, config, seed=0, device=CPU, protection=protection)
+    assert timing["seconds"] > timing["protect_seconds"] > 0.5
+
+
 def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     def train(out, **options):
         return train_scheme(
@@ -122,12 +135,15 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     assert protected.shape == images.shape and not torch.equal(protected, images)
     summary = load_scheme(whole).training
     assert summary["data"] == "quarters" and summary["transformation"]["steps"] == TRANSFORMATION.steps
+    with pytest.raises(UsageError, match="is finished and called 'whole'; --name mine"):
+        train(tmp_path / "whole", test=data, name="mine")
     # The inverse generator stays in the run directory.
     assert (tmp_path / "whole" / "inverse.safetensors").stat().st_mode & 0o077 == 0
     assert not any("backward" in name for name in load_scheme(whole).state()[0])
     # h_theta from a file gives what training it in place gave.
     theta = tmp_path / "whole" / "classifier" / "classifier.safetensors"
-    given = train(tmp_path / "given", test=data, classifier_file=theta)
+    # Test images without labels, as many published sets have them, say nothing and stop nothing.
+    given = train(tmp_path / "given", test=replace(data, labels=None), classifier_file=theta)
     assert torch.equal(load_scheme(given).protect(images), protected)
     small = r"classifier\.safetensors needs images of at least 16x16 pixels, not 8x8"
     for name, other, message in (
@@ -255,6 +271,14 @@ def test_a_missing_ingredient_is_named(data):
     with pytest.raises(UsageError, match="preliminary"):
         config = replace(TRANSFORMATION_PRESETS["literal"](), gamma2=0.0)
         TransformationTrainer(Ingredients(data=data), config, seed=0, device=CPU)
+
+
+def test_images_too_small_for_the_discriminators_are_one_sentence(data):
+    given = Ingredients(data=data, preliminary=data.images, origin=torch.arange(256))
+    config = replace(TRANSFORMATION, **{**PLAIN, "lambda_": 1.0}, batch=4)
+    TransformationTrainer(given, replace(config, discriminator_strided=3), seed=0, device=CPU).step(0)
+    with pytest.raises(UsageError, match="discriminator_strided=4 needs images of at least 48x48 pixels, not 32x32"):
+        TransformationTrainer(given, replace(config, discriminator_strided=4), seed=0, device=CPU)
 
 
 def test_the_viewer_descends_what_the_transformation_ascends(data):
@@ -526,7 +550,7 @@ def test_schedules_follow_their_definitions():
     assert schedule("one-cycle", 0.1) == 0.5 and schedule("one-cycle", 0.6) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("wrong", ["epochs=many", "nothing=1", "epochs"])
+@pytest.mark.parametrize("wrong", ["epochs=many", "nothing=1", "epochs", "epochs.few=1"])
 def test_wrong_overrides_are_one_sentence(wrong):
     with pytest.raises(UsageError) as error:
         choose(CLASSIFIER_PRESETS, "quick", [wrong])
@@ -536,6 +560,10 @@ def test_wrong_overrides_are_one_sentence(wrong):
 def test_overrides_are_checked_and_converted():
     config = choose(TRANSFORMATION_PRESETS, "quick", ["widths=8,16,16", "gamma1=-0.5"])
     assert config.widths == (8, 16, 16) and config.gamma1 == -0.5
+    config = choose(TRANSFORMATION_PRESETS, "paper", ["preliminary.eps=0.25"])
+    assert config.preliminary == replace(TRANSFORMATION_PRESETS["paper"]().preliminary, eps=0.25)
+    with pytest.raises(UsageError, match=r"^--set preliminary.eps"):
+        choose(TRANSFORMATION_PRESETS, "paper", ["preliminary.eps=much"])
 
 
 @pytest.mark.parametrize(
@@ -738,8 +766,13 @@ def test_a_finished_run_is_judged_again_alike_and_only_for_the_same_scheme_and_i
         options = {"preset": "smoke", "augment": "live", "seed": 0, "device": CPU, "run_path": tmp_path / "run"}
         return classify(images, images, config=config, scheme=scheme, **options)
 
-    first, again = judge(data, bytes(32)), judge(data, bytes(32))
+    first = judge(data, bytes(32))
+    with monkeypatch.context() as patch:
+        # What is repeated elsewhere was not trained there.
+        patch.setattr(Device, "kind", "another processor")
+        again = judge(data, bytes(32))
     assert torch.equal(judged[0], judged[1]) and first["metrics"] == again["metrics"]
+    assert first["device"] == again["device"] == CPU.kind
     with pytest.raises(UsageError, match=r"other settings \(scheme_sha256\)"):
         judge(data, bytes(range(32)))
     for other in (replace(data, images=255 - data.images), replace(data, labels=data.labels.flip(0))):

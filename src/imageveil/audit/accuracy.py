@@ -152,8 +152,11 @@ def classify(
         network = device.place(load_classifier(weights)[0])
     begun = time.monotonic()
     right = accuracy(predict(network, test, device=device, protect=protect), labels)
+    kind = device.kind
     if run is not None:
-        run.finish({**timing, "accuracy": right, "predict_seconds": time.monotonic() - begun})
+        # A repeated call may be on another device than the training was.
+        kind = (run.results or {}).get("device", kind)
+        run.finish({**timing, "device": kind, "accuracy": right, "predict_seconds": time.monotonic() - begun})
     low, high = wilson(round(right * len(test)), len(test))
     share = timing["protect_seconds"] / timing["seconds"] if scheme is not None else 0.0
     if device.rank == 0:
@@ -170,6 +173,6 @@ def classify(
         n=len(test),
         metrics={"accuracy": right, "share_of_time_protecting": share},
         intervals={"accuracy": [low, high]},
-        device=device.kind,
+        device=kind,
         seconds=round(timing["seconds"], 1),
     )

@@ -24,6 +24,7 @@ from imageveil.schemes import Scheme, load_scheme
 from imageveil.schemes.base import digest
 from imageveil.training.classifier import Protection, accuracy, predict, train_classifier
 from imageveil.training.device import Device, open_device
+from imageveil.training.identity import images_digest
 from imageveil.training.run_directory import RunDirectory
 
 # Photographs whose files lie inside scikit-image's wheel; its other images would be downloaded.
@@ -167,6 +168,7 @@ def train_side(
         "side": name,
         "data": sets.train.name,
         "images": [len(sets.train), len(sets.test)],
+        "images_sha256": [images_digest(sets.train), images_digest(sets.test)],
         "classifier": as_json(config),
         "seed": seed,
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imageveil.errors import UsageError
 from imageveil.images.decode import image_suffixes
-from imageveil.images.layout import SPLITS, read_tree
+from imageveil.images.layout import read_tree, split_of
 from imageveil.images.sources import (
     NAMED,
     NamedSource,
@@ -87,7 +87,11 @@ def list_source(spec: str, *, split: str | None = None) -> Listing:
             raise UsageError(f"{spec} is a file but not Parquet; give the folder that holds the images")
         listing = _list_parquet(root.parent, [root])
     elif shards := sorted(root.glob("*.parquet")):
-        listing = _list_parquet(root, [shard for shard in shards if not shard.is_symlink()])
+        links = {shard.name: "a link; links are not followed" for shard in shards if shard.is_symlink()}
+        if len(links) == len(shards):
+            raise UsageError(f"{spec} holds links to Parquet files, and links are not followed; copy the files there")
+        listing = _list_parquet(root, [shard for shard in shards if shard.name not in links])
+        listing.other.update(links)
     else:
         listing = _list_folder(root)
     if split is not None:
@@ -153,7 +157,7 @@ def _list_parquet(root: Path, shards: list[Path]) -> Listing:
     import pyarrow as pa
 
     listing = Listing(kind="parquet", root=root)
-    splits = [_split_of(shard.stem) for shard in shards]
+    splits = [split_of(shard.stem) for shard in shards]
     names = RowNames()
     for shard, split in zip(shards, splits, strict=True):
         try:
@@ -190,12 +194,6 @@ def _list_parquet(root: Path, shards: list[Path]) -> Listing:
         except (pa.ArrowException, OSError) as error:
             raise unreadable_shard(shard, error) from error
     return listing
-
-
-def _split_of(stem: str) -> str:
-    """The split that a shard's name begins with, as Hugging Face names shards."""
-    first = stem.split("-")[0]
-    return first if first in SPLITS else ""
 
 
 def _list_named(name: str, split: str) -> Listing:

@@ -1,9 +1,15 @@
-"""How an image folder is laid out: `class/file`, `split/class/file`, or without labels."""
+"""How images are laid out: `class/file`, `split/class/file` or without labels in a folder; Parquet shards of splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SPLITS = ("train", "test", "validation", "val", "unlabeled")
+
+
+def split_of(stem: str) -> str:
+    """The split that the name of a Parquet shard begins with, as Hugging Face names shards; "" where it has none."""
+    first = stem.split("-")[0]
+    return first if first in SPLITS else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from imageveil.errors import UsageError
 from imageveil.images.decode import ImageError, decode, image_suffixes
-from imageveil.images.layout import SPLITS, read_tree
+from imageveil.images.layout import SPLITS, read_tree, split_of
 
 NAMED = ("cifar10", "cifar100", "stl10")
 
@@ -239,7 +239,8 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
 
     Args:
         spec: `cifar10`, `cifar100`, `stl10`, a Parquet file, a folder of Parquet shards, or an image folder.
-        split: `train`, `test` or another of `SPLITS`. Selects shards `train-*.parquet` or the sub-folder `train/`;
+        split: `train`, `test` or another of `SPLITS`. Selects shards `train-*.parquet` (or `train.parquet`) or the
+            sub-folder `train/`;
             a source that is not split is taken whole. None takes everything, of a data set by name `train`.
         root: where named data sets are downloaded to.
 
@@ -261,7 +262,9 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
         raise UsageError(f"{spec} is a file but not Parquet; give the folder that holds the images")
     shards = sorted(path.glob("*.parquet"))
     if shards:
-        chosen = [shard for shard in shards if shard.name.startswith(f"{split}-")] if split else shards
+        splits = {shard: split_of(shard.stem) for shard in shards}
+        whole = split is None or not any(splits.values())
+        chosen = [shard for shard in shards if whole or splits[shard] == split]
         if not chosen:
             raise MissingSplitError(f"{spec} has no shards named {split}-*.parquet")
         return ParquetSource(path.name, chosen)

@@ -31,6 +31,11 @@ class PatchGAN(nn.Module):
         layers.append(nn.Conv2d(previous, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
 
+    @staticmethod
+    def smallest(strided: int) -> int:
+        """Pixels that an image must have on a side: three are left after the strided layers, two where norm is."""
+        return int(3 * 2**strided)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return one unbounded score per patch, (N, 1, H', W')."""
         scores: Tensor = self.layers(images)

@@ -88,8 +88,8 @@ def train_classifier(
         stop_after: see `run_steps`.
 
     Returns:
-        The network whose weights are judged, in eval mode, and `seconds` with the part spent protecting,
-        `protect_seconds`.
+        The network whose weights are judged, in eval mode, and `seconds` of steps and of protecting before them, with
+        the part spent protecting, `protect_seconds`.
 
     Raises:
         UsageError: no labels, or images that are too small for the network or its augmentation.
@@ -100,7 +100,7 @@ def train_classifier(
     if network is None:
         network = build_classifier(config, len(data.classes), inputs=3 if adaptation is None else adaptation.channels)
     count = len(data)
-    protect_seconds = 0.0
+    protect_seconds = early_seconds = 0.0
 
     def protected(images: Tensor, keys: list[str], generator: torch.Generator | None) -> Tensor:
         nonlocal protect_seconds
@@ -129,6 +129,7 @@ def train_classifier(
         network.whiten(sample.float() / 255)
     if adaptation is not None:
         network = Adapted(adaptation, network)
+    early_seconds = protect_seconds
     network = device.place(network).train()
     optimizers = build_optimizers(network, config, bf16=device.bf16)
     batch = min(config.batch, count)
@@ -170,16 +171,17 @@ def train_classifier(
             "average": average.state_dict() if average is not None else {},
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "protect_seconds": protect_seconds,
+            "early_seconds": early_seconds,
         }
 
     def restore(saved: dict[str, Any]) -> None:
-        nonlocal protect_seconds
+        nonlocal protect_seconds, early_seconds
         network.load_state_dict(saved["network"])
         if average is not None:
             average.load_state_dict(saved["average"])
         for optimizer, content in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(content)
-        protect_seconds = saved["protect_seconds"]
+        protect_seconds, early_seconds = saved["protect_seconds"], saved["early_seconds"]
 
     seconds = run_steps(
         title=f"{config.network} on {data.name}",
@@ -194,7 +196,7 @@ def train_classifier(
     )
     final = average.module if average is not None else network
     average_buffers(device, final)
-    return final.eval(), {"seconds": seconds, "protect_seconds": protect_seconds}
+    return final.eval(), {"seconds": early_seconds + seconds, "protect_seconds": protect_seconds}
 
 
 @torch.no_grad()

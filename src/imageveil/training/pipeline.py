@@ -61,7 +61,7 @@ def train_scheme(
         seed: decides every random choice. None draws one from the operating system and keeps it in `out`: with a
             seed that others know, or can guess, anyone who has the images can learn the same network.
         device: where to train.
-        test: held-out images for the classifiers' accuracy in the results.
+        test: held-out images for the classifiers' accuracy in the results; without labels they say nothing.
         init: scheme to continue from, instead of starting warm.
         name: what to call the scheme in records; by default the name of `out`.
         classifier_file: h_theta as `imageveil classify` wrote it, instead of training one.
@@ -74,6 +74,8 @@ def train_scheme(
             `classifier_file` is not a classifier of these classes.
         RunError: a loss is not finite, or the run directory cannot be read or written.
     """
+    if test is not None and test.labels is None:
+        test = None  # as the test images of many published sets are
     start = _start_from(init) if init is not None else None
     if start is not None:
         shape = start.network.config
@@ -144,7 +146,14 @@ def train_scheme(
                 write_tensors(out / "inverse.safetensors", _plain_state(trainer.networks["backward"]))
         run.finish(summary["transformation"])
         device.wait()
+    elif name is not None and (called := _label(path)) != name:
+        raise UsageError(f"{path} is finished and called {called!r}; --name {name} would need another run directory")
     return path
+
+
+def _label(path: Path) -> str:
+    """What a learned scheme's file calls it in records."""
+    return str(read_scheme_file(path)[2].get("label"))
 
 
 def _start_from(init: str) -> LearnedScheme:
@@ -189,10 +198,10 @@ def _classifier_step(
     if run.results is None or not weights.is_file():
         trained, timing = train_classifier(data, config, seed=seed, device=device, run=run, network=network)
         results: dict[str, Any] = {"epochs": config.epochs, "seconds": round(timing["seconds"])}
-        if test is not None:
-            results["accuracy"] = accuracy(predict(trained, test, device=device), test.require_labels())
         if device.rank == 0:
             save_classifier(weights, trained, config, data.classes)
+        if test is not None:
+            results["accuracy"] = accuracy(predict(trained, test, device=device), test.require_labels())
         run.finish(results)
         device.wait()
     # Read back in either case: the weights are rounded to float16 on disk, and a resumed run must see the same.

@@ -84,6 +84,8 @@ class TransformationTrainer:
             self.networks["joint"] = self._joint_classifier()
         if config.lambda_:
             size = {"width": config.discriminator_width, "strided": config.discriminator_strided}
+            smallest = PatchGAN.smallest(config.discriminator_strided)
+            require_size(ingredients.data.images, smallest, f"discriminator_strided={config.discriminator_strided}")
             self.networks["F_B"] = PatchGAN(**size)
             if config.two_way:
                 self.networks["F_A"] = PatchGAN(**size)
