@@ -4,17 +4,26 @@
     python benchmarks/table_one.py --table
 
 The attacks run in the budget `quick`, one call of `imageveil attack` each; a trial whose record is there is skipped.
-Accuracies are those of `benchmarks/accuracy.py`.
+Accuracies are those of `benchmarks/accuracy.py`. What an attack got is struck out where it missed its control or has
+none: it then says nothing of the scheme.
 """
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from breaks import Trial, run
 
-from imageveil.records import made_on, read_records
+from imageveil.audit.cells import Cell
+from imageveil.audit.control_state import load_controls, void_reason
+from imageveil.audit.verdict import guess
+from imageveil.records import made_on
+from imageveil.schemes import SCHEMES
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "docs"))
+from model_card import earlier_note, table_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +60,20 @@ def trials() -> list[Trial]:
     return chosen + [Trial(scheme=name, attack="unshared-weights") for name in ("pixel-same", "pixel-different")]
 
 
-def cell(ours: float | None, theirs: float | None, form: str) -> str:
-    """Our figure and the paper's, each as a dash where there is none."""
-    return " / ".join("-" if value is None else format(value, form) for value in (ours, theirs))
+def shown(value: float | None, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
 
 
-def table(out: Path, data: str) -> str:
+def struck(text: str, row: Row, attack: str) -> str:
+    """A figure, struck out where no control vouches for the attack on the scheme."""
+    algorithm = row.scheme if row.scheme in SCHEMES else "learned"
+    void = void_reason(Cell(threat="ciphertext", attack=attack), algorithm, load_controls())
+    return text if void is None or text == "-" else f"~~{text}~~"
+
+
+def table(records: list[dict[str, Any]], data: str) -> str:
     """The records as Markdown, beside the paper's figures."""
-    records = read_records(out)
     used: list[dict[str, Any]] = []
 
     def find(scheme: str, task: str, **wanted: Any) -> dict[str, Any] | None:
@@ -74,18 +89,26 @@ def table(out: Path, data: str) -> str:
     ]
     for row in ROWS:
         theirs = row.published or (None,) * 4
-        attacks = [find(row.scheme, "attack", attack=name, data=data) for name in ("unshared-weights", "gan")]
-        cells = [
-            cell(None if one is None else one["metrics"]["ssim"], value, ".3f")
-            for one, value in zip(attacks, theirs[:2], strict=True)
-        ]
-        named = None if attacks[1] is None else 100 * attacks[1]["metrics"]["reid_within"]
-        cells.append("-" if named is None else f"{named:.1f} %")
+        names = ("unshared-weights", "gan")
+        attacks = [find(row.scheme, "attack", attack=name, data=data, threat="ciphertext") for name in names]
+        cells = []
+        for name, one, value in zip(names, attacks, theirs[:2], strict=True):
+            ours = None if one is None else one["metrics"]["ssim"]
+            cells.append(f"{struck(shown(ours, '.3f'), row, name)} / {shown(value, '.3f')}")
+        gan, named = attacks[1], "-"
+        if gan is not None:
+            floor, blind = 100 * (guess(gan, "reid_within") or 0), guess(gan, "ssim")
+            named = (
+                f"{100 * gan['metrics']['reid_within']:.1f} % (guessing {floor:.1f} %, SSIM {blind:.3f}; n {gan['n']})"
+            )
+        cells.append(struck(named, row, "gan"))
         for name, value in zip(("cifar10", "cifar100"), theirs[2:], strict=True):
             found = find(row.scheme, "classify", data=name, adaptation=row.adaptation, augment="live")
-            cells.append(cell(None if found is None else 100 * found["metrics"]["accuracy"], value, ".2f"))
+            mark = " \\*" if found is not None and found["earlier"] else ""
+            ours = None if found is None else 100 * found["metrics"]["accuracy"]
+            cells.append(f"{shown(ours, '.2f')}{mark} / {shown(value, '.2f')}")
         lines.append(f"| {row.title} (`{row.scheme}`) | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", made_on(used)])
+    return "\n".join([*lines, "", *earlier_note(used), made_on(used)])
 
 
 def main() -> None:
@@ -93,11 +116,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data/photos96")
     parser.add_argument("--runs", type=Path, default=Path("runs/table-one"))
-    parser.add_argument("--out", type=Path, default=Path("results/attacks"))
+    parser.add_argument("--out", type=Path, default=Path("results/table-one"))
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
-        print(table(given.out.parent, Path(given.data).name))
+        print(table(table_records(), Path(given.data).name))
         return
     given.plain = None
     for trial in trials():

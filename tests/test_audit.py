@@ -33,8 +33,9 @@ from imageveil.audit.control_state import (
     void_reason,
 )
 from imageveil.audit.control_table import CONTROLS
+from imageveil.audit.leakage import measure
 from imageveil.audit.recognition import Recogniser
-from imageveil.audit.verdict import Row, breaks, finding, judge_threat, outcome
+from imageveil.audit.verdict import Row, breaks, finding, headline, judge_threat, outcome
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import UNet, UNetConfig
@@ -122,7 +123,7 @@ def test_an_added_attack_stands_on_the_page(key, folder, tmp_path, copying, caps
     out = tmp_path / "audit"
     arguments = ["audit", str(key), "--data", str(folder), "--out", str(out), "--preset", "smoke", "--device", "cpu"]
     arguments += ["--threat", "ciphertext", "--threat", "pairs", "--pairs", "2"]
-    for name in ("copying", "key-recovery", "feature-reconstruction"):
+    for name in ("copying", "key-recovery", "feature-reconstruction:variant=basic"):
         arguments += ["--attack", name]
     assert run(arguments) == 0
     shown = capsys.readouterr()
@@ -133,7 +134,11 @@ def test_an_added_attack_stands_on_the_page(key, folder, tmp_path, copying, caps
     assert "bits at 25x25 pixels" in html
     assert html.count("pixelated") >= 12  # two sheets of three pictures, worst and random, for two threat models
     cells = {path.parent.name: json.loads(path.read_text()) for path in (out / "cells").glob("*/record.json")}
-    assert set(cells) == {"ciphertext-copying", "ciphertext-feature-reconstruction", "pairs-2-key-recovery"}
+    assert set(cells) == {
+        "ciphertext-copying",
+        "ciphertext-feature-reconstruction-variant=basic",
+        "pairs-2-key-recovery",
+    }
     found = cells["pairs-2-key-recovery"]
     assert found["metrics"]["bytes_exact"] == 1 and found["metrics"]["attacker_pairs"] == 2
     assert found["metrics"]["perceptual"] < 1e-6 and found["void"] is False
@@ -353,7 +358,29 @@ def test_each_attack_runs_where_it_first_has_what_it_uses(copying):
         "oracle-inverse-network-loss=perceptual",
         "oracle-inverse-network-network=residual",
     ]
-    assert "statistics" in left_out("pairs", "tanaka", ("key-recovery",)) and left_out("pairs", "tanaka", ()) == []
+
+
+def test_what_was_not_asked_for_is_told_variant_by_variant():
+    def lacking(threat, *attacks, algorithm="learned"):
+        return left_out(threat, plan(algorithm, attacks=attacks), plan(algorithm), preset="quick")
+
+    assert "statistics" in lacking("pairs", "key-recovery", algorithm="tanaka")
+    assert lacking("gradients", *(name for name in ATTACKS if name not in ("brute-force", "leaked-inverse"))) == []
+    # A name stands for all variants of an attack, one of them for itself, and other values for none of them.
+    assert not any("inverse-network" in title for title in lacking("oracle", "inverse-network"))
+    assert "inverse-network" not in lacking("oracle", "inverse-network:loss=mse")
+    assert {"inverse-network (loss perceptual)", "inverse-network (network residual)"} <= set(
+        lacking("oracle", "inverse-network:steps=1")
+    )
+    assert "inverse-network" in lacking("oracle", "inverse-network:steps=1")
+    assert [cell.values for cell in plan("learned", attacks=["gradients"])] == list(ATTACKS["gradients"].variants)
+    losses = {cell.values.get("loss") for cell in plan("learned", attacks=["inverse-network"], preset="paper")}
+    assert losses == {None, "perceptual", "mse-ssim", "sign-free"}
+
+
+def test_a_value_that_is_a_path_makes_no_folders():
+    (cell,) = plan("learned", threats=["ciphertext"], attacks=["leaked-inverse:stolen=runs/mine"])
+    assert "/" not in cell.name and cell.name.startswith("ciphertext-leaked-inverse-stolen=runs")
 
 
 def test_attacks_that_train_run_with_three_seeds_in_paper():
@@ -584,6 +611,7 @@ def test_the_sentence_names_the_weakest_attacker():
 
 def control(attack: str, scheme: str, passed: bool, **changes: Any) -> ControlResult:
     values = {"threat": "ciphertext", "metric": "ssim", "target": 0.5, "value": 0.4, "commit": "", "data": "d"}
+    values["preset"] = "quick"
     return ControlResult(attack=attack, scheme=scheme, passed=passed, **(values | changes))
 
 
@@ -619,6 +647,25 @@ def test_each_generator_has_its_own_control():
         public = PublicScheme(name=name, block=getattr(kind, "default_block", None), key_per_image=kind.needs_ids)
         made = make_attack("gan").make_generator(public)
         assert ("unet" in form("gan", name)) == isinstance(made, UNet)
+
+
+def test_forms_and_budgets_that_no_control_speaks_for():
+    trains = control("inverse-network", "random-conv", True, threat="oracle")
+    steals = control("leaked-inverse", "learned", True, metric="mse_var", at_most=True)
+    with_theft, without = cell("leaked-inverse", stolen="x"), cell("leaked-inverse", "recipe")
+    assert void_reason(with_theft, "learned", [steals]) is None
+    assert "no control of inverse-network" in void_reason(without, "learned", [steals])
+    assert void_reason(without, "learned", [trains]) is None
+    from_inverse = control("gradients", "random-conv", True, threat="gradients", metric="mse_var", at_most=True)
+    assert void_reason(cell("gradients", "gradients", start="inverse"), "learned", [from_inverse]) is None
+    reason = void_reason(cell("gradients", "gradients"), "learned", [from_inverse])
+    assert "from the mean image" in reason and "none to make" in reason
+    # One that needed more says nothing of less, one that needed less of more.
+    large = control("sia-gan", "random-conv", True, preset="paper")
+    assert "no control" in void_reason(cell("sia-gan"), "learned", [large])
+    assert void_reason(cell("sia-gan"), "learned", [large], preset="paper") is None
+    small = control("sia-gan", "random-conv", True, preset="quick")
+    assert void_reason(cell("sia-gan"), "learned", [small], preset="paper") is None
 
 
 def test_a_floor_that_is_kept_vouches_for_nothing():
@@ -667,10 +714,29 @@ def test_the_package_holds_the_recorded_controls():
     assert as_json(shipped) == as_json(recorded), "run: make tables"
 
 
+def test_with_small_classes_all_classes_are_judged(tiles):
+    # An exact copy breaks a scheme, though among two images of a class half of all guesses are right.
+    labels = torch.arange(256) // 2
+    shown = measure(tiles, tiles, labels)
+    found = made() | {"metrics": shown.metrics, "intervals": shown.intervals, "n": 256}
+    found["floors"] = {"chance": shown.floors}
+    assert breaks(found) and headline(found) == "reid_top1"
+    # Of classes with one image each nothing is asked, and nothing fails.
+    assert "reid_within" not in measure(tiles[:20], tiles[:20], torch.arange(20)).metrics
+
+
+def test_protected_images_must_consist_of_the_blocks_that_are_named(key, folder, tmp_path):
+    options = AuditOptions(algorithm="tanaka", block=7, threats=("ciphertext",), preset="smoke", device=CPU)
+    with pytest.raises(UsageError, match="do not consist of blocks of 7; say with --block"):
+        run_audit(str(folder), None, tmp_path / "audit", options)
+
+
 # The table of breaks
 
 
-def test_the_cheapest_attack_that_breaks(tmp_path):
+def test_the_cheapest_attack_that_breaks(tmp_path, monkeypatch):
+    controls = [control("sdar", "random-conv", True)]
+    monkeypatch.setattr("imageveil.audit.breaks.load_controls", lambda: controls)
     whole = (1.0, 0.99, 1.0)
     figures = {"attacker_protected": 1000.0, "attacker_plain": 500.0}
     found = {
@@ -688,5 +754,7 @@ def test_the_cheapest_attack_that_breaks(tmp_path):
     lines = breaks_table(tmp_path).splitlines()
     assert len(lines) == 6 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
     assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")
+    controls.clear()
+    assert "nearest: sdar (its controls are open) | recipe |" in breaks_table(tmp_path)
     write_json(tmp_path / "b.json", found["b"] | {"seconds": 0.04})
     assert "500 plain images | < 0.1 |" in breaks_table(tmp_path)

@@ -97,6 +97,7 @@ class Attack(ABC):
             so that an audit runs it there too.
         schemes: the published algorithms it applies to; None for all.
         budgets: for an attack that trains, the values of each preset that differ from its defaults.
+        more_variants: those that it tries in the budget `paper` only.
         variants: the sets of values that an audit tries; those beyond the first only under the strongest of its threat
             models.
     """
@@ -107,6 +108,7 @@ class Attack(ABC):
     schemes: ClassVar[tuple[str, ...] | None] = None
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    more_variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -89,6 +89,7 @@ class InverseNetwork(Attack):
     }
     # The least squared error is a blur: another loss may show more, and so may another kind of network.
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"loss": "perceptual"}, {"network": "residual"})
+    more_variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"loss": "mse-ssim"}, {"loss": "sign-free"})
 
     network: str = "unet"
     front: str = "auto"

@@ -23,6 +23,7 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.records import record
 from imageveil.schemes import Scheme
+from imageveil.schemes.blocks import pad_to_blocks
 
 EXACT = "exact"
 """What records say of attacks that have no training budget."""
@@ -131,13 +132,14 @@ def judge(
         hits = int((scores.argmax(dim=1) == torch.arange(len(plain))).sum())
         figures = {"confirm_top1": hits / len(plain), "confirm_candidates": float(len(plain))}
         return Judged(metrics=figures, intervals={"confirm_top1": list(wilson(hits, len(plain)))}, seconds=seconds)
-    shown = crop_to(found.reconstruct(protected, labels), plain)
+    whole = found.reconstruct(protected, labels)
+    shown = crop_to(whole, plain)
     seconds = time.monotonic() - begun
     leakage = measure(plain, shown, labels, seed=seed, perceptual=True)
     exact = float((shown == plain).double().mean())
     metrics = leakage.metrics | {"bytes_exact": exact} | found.figures()
     if isinstance(found, Assembly):
-        metrics |= puzzle_figures(plain, shown, found.block)
+        metrics |= puzzle_figures(pad_to_blocks(plain, found.block), whole, found.block)
     intervals = leakage.intervals
     if recogniser is not None and labels is not None:
         metrics["recognition"], intervals["recognition"] = recogniser.measure(shown, labels)

@@ -9,21 +9,19 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imageveil.attacks import ATTACKS, THREATS, Conditions
+from imageveil.attacks import THREATS, Conditions
 from imageveil.audit.audit_page import audit_page
 from imageveil.audit.cells import (
     CONTAINS,
     TRAINING,
     Cell,
-    applies,
     check_threats,
-    parse_choice,
     plan,
     trained_before,
 )
@@ -155,6 +153,9 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         preset=options.preset,
         recipe=subject.recipe,
     )
+    everything = plan(
+        subject.algorithm, threats=options.threats, pairs=options.pairs, preset=options.preset, recipe=subject.recipe
+    )
     identity = {**subject.identity, "preset": options.preset, "seed": options.seed, **given_networks(options)}
     RunDirectory(out, identity, options.device)
     rows = _viewers(subject, out)
@@ -164,11 +165,15 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         rows.append(_row(cell, subject, out / "cells" / cell.name, controls, options, trained))
     threats = [one for one in check_threats(options.threats) if one not in subject.impossible]
     verdicts = [
-        judge_threat(threat, rows, missing=left_out(threat, subject.algorithm, options.attacks, recipe=subject.recipe))
+        judge_threat(threat, rows, missing=left_out(threat, cells, everything, preset=options.preset))
         for threat in threats
     ]
     sentence = conclude(subject.label, verdicts, preset=options.preset, images=subject.judged)
-    speaking = list(dict.fromkeys(one for cell in cells for one in relevant(cell, subject.algorithm, controls)))
+    speaking = list(
+        dict.fromkeys(
+            one for cell in cells for one in relevant(cell, subject.algorithm, controls, preset=options.preset)
+        )
+    )
     page = audit_page(subject, rows, verdicts, sentence, controls=speaking, folder=out / "cells", preset=options.preset)
     write_page(page, out / "index.html")
     _say(f"done in {(time.monotonic() - begun) / 60:.1f} min; the page shows plain images, so keep it to yourself")
@@ -187,18 +192,22 @@ def given_networks(options: AuditOptions) -> dict[str, str]:
     return {name: file_digest(path) for name, path in given.items() if path is not None}
 
 
-def left_out(
-    threat: str, algorithm: str, attacks: Sequence[str], *, recipe: Mapping[str, Any] | None = None
-) -> list[str]:
-    """Attacks that apply under a threat model, those it contains included, but were not asked for."""
-    if not attacks:
-        return []
-    asked = {parse_choice(text)[0] for text in attacks}
+def left_out(threat: str, cells: Sequence[Cell], everything: Sequence[Cell], *, preset: str) -> list[str]:
+    """Titles of attacks that would run under a threat model, those it contains included, but were not asked for.
+
+    Args:
+        threat: the threat model.
+        cells: what is run.
+        everything: what would be, had nothing been chosen.
+        preset: budget of both.
+    """
     able = (threat, *CONTAINS[threat])
+    run = [replace(cell, values={}) for cell in cells]
+    made = [cell.make(preset) for cell in cells]
     return [
-        name
-        for name, kind in sorted(ATTACKS.items())
-        if name not in asked and applies(kind, algorithm, able, recipe=recipe)
+        cell.title
+        for cell in everything
+        if cell.threat in able and (replace(cell, values={}), cell.make(preset)) not in zip(run, made, strict=True)
     ]
 
 
@@ -257,7 +266,7 @@ def _row(
             return Row(**common, record=None, outcome="not run", reason=str(error))
         if pictures is not None:
             write_sheets(pictures, folder)
-    void = void_reason(cell, subject.algorithm, controls)
+    void = void_reason(cell, subject.algorithm, controls, preset=options.preset)
     result = outcome(found, void)
     write_json(path, found | {"void": void is not None})
     reason = {"void": void or "", "unjudged": UNJUDGED}.get(result, "")

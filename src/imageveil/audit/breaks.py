@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imageveil.attacks import THREATS
+from imageveil.audit.cells import Cell
 from imageveil.audit.conclusion import duration, percent
+from imageveil.audit.control_state import ControlResult, load_controls, void_reason
 from imageveil.audit.verdict import Record, breaks, excess, guess, headline
 from imageveil.errors import UsageError
 from imageveil.records import made_on, read_records
+from imageveil.schemes import SCHEMES
 
 NEEDS = {
     "ciphertext": "{protected:,} protected, {plain:,} plain images",
@@ -53,12 +56,13 @@ def breaks_table(folder: Path) -> str:
             found.setdefault((record["scheme"], record["data"]), []).append(record)
     if not found:
         raise UsageError(f"{folder} holds no record of an attack; make some with: imageveil attack ... --out FILE")
-    lines = [_line(records) for _, records in sorted(found.items())]
+    controls = load_controls()
+    lines = [_line(records, controls) for _, records in sorted(found.items())]
     used = [record for records in found.values() for record in records]
     return "\n".join([HEAD, *lines, "", made_on(used)])
 
 
-def _line(records: Sequence[Record]) -> str:
+def _line(records: Sequence[Record], controls: Sequence[ControlResult]) -> str:
     best = cheapest(records)
     note = ""
     if best is None:
@@ -72,7 +76,12 @@ def _line(records: Sequence[Record]) -> str:
         plain=int(metrics.get("attacker_plain", 0)),
         pairs=int(metrics.get("attacker_pairs", 0)),
     )
-    void = " (its controls are open)" if best.get("void") else ""
+    algorithm = best["scheme"] if best["scheme"] in SCHEMES else "learned"
+    void = ""
+    if note and (
+        best.get("void") or void_reason(Cell(threat=best["threat"], attack=best["attack"]), algorithm, controls)
+    ):
+        void = " (its controls are open)"
     cells = (
         best["scheme"],
         best["data"],

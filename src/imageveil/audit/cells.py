@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from imageveil.attacks import ATTACKS, THREATS, Attack, make_attack
 from imageveil.audit.run_attack import parse_values
@@ -61,7 +62,8 @@ class Cell:
         """Name of its run directory."""
         threat = self.threat if self.pairs is None else f"{self.threat}-{self.pairs}"
         repeat = [f"run-{self.repeat + 1}"] if self.repeat else []
-        return "-".join([threat, self.attack, *(f"{key}={value}" for key, value in self.values.items()), *repeat])
+        values = (f"{key}={quote(str(value), safe=',. ')}" for key, value in self.values.items())
+        return "-".join([threat, self.attack, *values, *repeat])
 
     @property
     def first(self) -> bool:
@@ -132,16 +134,6 @@ def threats_for(
     return tuple(threat for threat in able if not (threat == "gradients" and "oracle" in able))
 
 
-def applies(
-    attack: type[Attack], algorithm: str, threats: Sequence[str], *, recipe: Mapping[str, Any] | None = None
-) -> bool:
-    """Whether any variant of an attack has something to try against a scheme under some threat models; see `plan`."""
-    return any(
-        threats_for(attack, threats, possible=attack.threats_against(algorithm, values, recipe or {}))
-        for values in attack.variants
-    )
-
-
 def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     """Read `name` or `name:field=value,field=value`.
 
@@ -152,6 +144,19 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     if name not in ATTACKS:
         raise UsageError(f"there is no attack {name!r}; choose one of: {', '.join(sorted(ATTACKS))}")
     return name, parse_values(name, rest.split(",") if rest else ())
+
+
+def variants(attack: type[Attack], preset: str) -> tuple[Mapping[str, Any], ...]:
+    """The sets of values that an audit tries in a budget."""
+    return attack.variants + (attack.more_variants if preset == "paper" else ())
+
+
+def _asked(text: str, preset: str) -> list[tuple[str, dict[str, Any], bool]]:
+    """Name, values, and whether to run under the strongest threat model alone, for what was asked for by name."""
+    name, values = parse_choice(text)
+    if ":" in text:
+        return [(name, values, False)]
+    return [(name, dict(values), number > 0) for number, values in enumerate(variants(ATTACKS[name], preset))]
 
 
 def plan(
@@ -168,7 +173,7 @@ def plan(
     Args:
         algorithm: the published scheme, as `SCHEMES` calls it.
         threats: threat models; empty takes all.
-        attacks: `name` or `name:field=value`; empty takes every attack in each of its variants.
+        attacks: `name`, in each of its variants, or `name:field=value`; empty takes every attack.
         pairs: numbers of pairs under the threat `pairs`.
         preset: budget of attacks that train.
         recipe: what is public about the making of the scheme; None for nothing.
@@ -177,11 +182,7 @@ def plan(
         UsageError: something that was named does not exist, or no attack is left.
     """
     chosen = check_threats(threats)
-    wanted = [(*parse_choice(text), False) for text in attacks] or [
-        (name, dict(values), number > 0)
-        for name, kind in sorted(ATTACKS.items())
-        for number, values in enumerate(kind.variants)
-    ]
+    wanted = [one for text in attacks or sorted(ATTACKS) for one in _asked(text, preset)]
     cells = []
     for threat in chosen:
         for name, values, strongest_only in wanted:

@@ -2,7 +2,8 @@
 
 The rule: an attack's failure counts only if its controls passed, and at least one of them vouches for it.
 
-- A control speaks for its own form of an attack alone (`form`): another network may fail where this one works.
+- A control speaks for its own form of an attack alone (`form`): another network may fail where this one works. Nor does
+  one that was run with a larger budget speak for a smaller one.
 - Those on the audited algorithm decide; where none of them vouches, for a network those on other networks; else all of
   that form.
 - One that asks an attack to get little (`ControlResult.vouches`) can be missed, but never vouches: an attack that does
@@ -28,6 +29,9 @@ NETWORKS = ("learned", "random-conv", "blur")
 ERRORS = ("mse_var",)
 """Figures of which little is a success."""
 
+BUDGETS = ("quick", "paper")
+"""From the smaller to the larger; a control in the first speaks for all others, too."""
+
 GENERATORS = {None: "unet", 1: "pixel"}
 """Of the GAN attack, by the pixels on the side of a scheme's blocks; `block` for all others, as `gan` chooses."""
 
@@ -46,6 +50,7 @@ class ControlResult:
         value: what it reached.
         passed: whether that was enough.
         commit: of the code that was run.
+        preset: budget of the attack, or `exact`.
         at_most: the figure must stay below the target.
         tolerance: where given, the figure must lie this near to the target.
     """
@@ -59,8 +64,16 @@ class ControlResult:
     value: float
     passed: bool
     commit: str
+    preset: str = "exact"
     at_most: bool = False
     tolerance: float | None = None
+
+    @property
+    def form(self) -> str:
+        """Which form of the attack it was; see `form`."""
+        same = (self.attack, self.scheme, self.threat, self.metric)
+        rows = (row.values for row in CONTROLS if (row.attack, row.scheme, row.threat, row.metric) == same)
+        return form(self.attack, self.scheme, next(rows, None))
 
     @property
     def vouches(self) -> bool:
@@ -80,7 +93,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> list[ControlResult]:
     for one in records:
         if one["task"] == "control":
             metric, target = next(iter(one["target"].items()))
-            common = {name: one[name] for name in ("attack", "scheme", "data", "threat", "passed", "commit")}
+            common = {name: one[name] for name in ("attack", "scheme", "data", "threat", "passed", "commit", "preset")}
             kind = {"at_most": "at_most" in one["target"], "tolerance": one["target"].get("tolerance")}
             value = one["metrics"][metric]
             found.append(ControlResult(**common, **kind, metric=metric, target=target, value=value))
@@ -123,21 +136,36 @@ def form(attack: str, algorithm: str, values: Mapping[str, Any] | None = None) -
         block = getattr(SCHEMES.get(algorithm), "default_block", None)
         chosen = (values or {}).get("generator", "auto")
         return f" with its {GENERATORS.get(block, 'block') if chosen == 'auto' else chosen} generator"
+    if attack == "gradients":
+        given = {"prior": "image", "start": "mean"} | dict(values or {})
+        # Alone from the mean it fits what was seen and misses the image, also where the image is there to be found.
+        return " from the mean image" if (given["prior"], given["start"]) == ("image", "mean") else ""
     return ""
 
 
-def relevant(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -> list[ControlResult]:
-    """The controls that speak for an attack on an algorithm; see the module."""
-    wanted = form(cell.attack, algorithm, cell.values)
-    own = [one for one in controls if one.attack == cell.attack and form(one.attack, one.scheme) == wanted]
+def controlled_as(cell: Cell) -> str:
+    """The attack whose controls speak for a cell: `leaked-inverse` trains an inverse network if it has none stolen."""
+    trains = cell.attack == "leaked-inverse" and "stolen" not in cell.values
+    return "inverse-network" if trains else cell.attack
+
+
+def relevant(
+    cell: Cell, algorithm: str, controls: Sequence[ControlResult], *, preset: str = "quick"
+) -> list[ControlResult]:
+    """The controls that speak for an attack on an algorithm in a budget; see the module."""
+    attack, wanted = controlled_as(cell), form(cell.attack, algorithm, cell.values)
+    budgets = {"exact", *BUDGETS[: BUDGETS.index(preset) + 1 if preset in BUDGETS else 1]}
+    if preset not in BUDGETS:
+        budgets.add(preset)
+    own = [one for one in controls if (one.attack, one.form) == (attack, wanted) and one.preset in budgets]
     same = [one for one in own if one.scheme == algorithm]
     alike = [one for one in own if algorithm in NETWORKS and one.scheme in NETWORKS]
     return next((some for some in (same, alike) if any(one.vouches for one in some)), own)
 
 
-def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -> str | None:
+def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult], *, preset: str = "quick") -> str | None:
     """Why an attack's failure on an algorithm would say nothing, or None where its controls passed."""
-    speaking = relevant(cell, algorithm, controls)
+    speaking = relevant(cell, algorithm, controls, preset=preset)
     for control in speaking:
         if not control.passed:
             return (
@@ -146,8 +174,8 @@ def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult]) -
             )
     if any(control.vouches for control in speaking):
         return None
-    kind = form(cell.attack, algorithm, cell.values)
-    none = f"no control of this attack{kind} is recorded"
-    if any(row.attack == cell.attack and form(row.attack, row.scheme) == kind for row in CONTROLS):
-        return f"{none}; make one with: {command(cell.attack)}, and give --controls FOLDER"
+    attack, kind = controlled_as(cell), form(cell.attack, algorithm, cell.values)
+    none = f"no control of {'this attack' if attack == cell.attack else attack}{kind} is recorded"
+    if any(row.attack == attack and form(row.attack, row.scheme, row.values) == kind for row in CONTROLS):
+        return f"{none}; make one with: {command(attack)}, and give --controls FOLDER"
     return f"{none}, and the table of controls has none to make"

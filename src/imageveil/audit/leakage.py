@@ -44,7 +44,8 @@ def measure(
     Args:
         plain: plain images, uint8 (N, 3, H, W).
         shown: what the viewer has, uint8, same order; padding below and to the right is cut off.
-        labels: classes (N,), for re-identification within the class; None leaves `reid_within` out.
+        labels: classes (N,), for re-identification within the class; None leaves `reid_within` out, and so do classes
+            of one image each.
         seed: decides candidate sets and resampling.
         perceptual: add the perceptual distance, on the first 500 images (it costs more than all the rest).
 
@@ -71,7 +72,7 @@ def measure(
     figures["mse_var_p05"] = percentile(values["mse_var"], 0.05)
 
     found: dict[str, Reidentification] = {"reid_top1": reid_top1(plain, shown, seed=seed)}
-    if labels is not None:
+    if labels is not None and labels.bincount().max() > 1:
         found["reid_within"] = reid_within(plain, shown, labels, seed=seed)
     for name, result in found.items():
         figures[name] = result.rate

@@ -13,11 +13,13 @@ from imageveil.attacks.knowledge import PublicScheme
 from imageveil.audit.attack import EXACT, attacker_figures
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.metrics import crop_to
+from imageveil.audit.recorded import whole_blocks
 from imageveil.audit.subjects import SHOWN, Pictures, Subject
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.records import record
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.base import digest
+from imageveil.training.identity import images_digest
 
 
 class ProtectedOnly(Subject):
@@ -40,10 +42,11 @@ class ProtectedOnly(Subject):
         self.impossible = {"pairs": lacking, "oracle": lacking, "gradients": lacking}
         if protected.labels is None:
             self.impossible["recipe"] = "the images have no labels to train the cloud's classifier with"
+        block = whole_blocks(protected, algorithm, block)
         other = plain or load_arrays(str(resources.files("imageveil") / "assets" / "photos"), "train")
         self.public = PublicScheme(
             name=algorithm,
-            block=block if block is not None else getattr(kind, "default_block", None),
+            block=block,
             key_per_image=kind is not None and kind.needs_ids,
         )
         self.base = Knowledge(
@@ -56,7 +59,7 @@ class ProtectedOnly(Subject):
         )
         self.identity = {
             "scheme": [self.label, digest({"protected": self.base.protected})],
-            "plain": [other.name, len(other)],
+            "plain": [other.name, images_digest(other)],
             "algorithm": [algorithm, self.public.block],
         }
 

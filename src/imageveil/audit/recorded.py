@@ -23,7 +23,7 @@ class RecordedScheme(Scheme):
         keys: the identity of each.
         label: what to call it in records.
         algorithm: name of the published scheme, or `unknown`.
-        block: pixels on a block's side; None takes the algorithm's default, if it has blocks.
+        block: pixels on a block's side, if the algorithm has blocks.
     """
 
     published = "not said"
@@ -40,7 +40,7 @@ class RecordedScheme(Scheme):
         self.protected, self.label, self.algorithm = protected, label, algorithm
         self.places = {key: number for number, key in enumerate(keys)}
         kind = SCHEMES.get(algorithm)
-        self.block = block if block is not None else getattr(kind, "default_block", None)
+        self.block = block
         # Of the class in other schemes; here they follow from what the owner says of the images.
         self.name = algorithm  # type: ignore[misc]
         self.needs_ids = kind is not None and kind.needs_ids  # type: ignore[misc]
@@ -80,6 +80,22 @@ def check_algorithm(algorithm: str | None) -> str:
     return algorithm or UNKNOWN
 
 
+def whole_blocks(protected: ImageArrays, algorithm: str, block: int | None) -> int | None:
+    """Pixels on a block's side: those given, or an algorithm's default; None where it has no blocks.
+
+    Raises:
+        UsageError: the images do not consist of such blocks.
+    """
+    side: int | None = block if block is not None else getattr(SCHEMES.get(algorithm), "default_block", None)
+    height, width = protected.images.shape[-2:]
+    if side is not None and (height % side or width % side):
+        raise UsageError(
+            f"images of {width}x{height} pixels in {protected.name} do not consist of blocks of {side}; say with "
+            "--block which they were protected in"
+        )
+    return side
+
+
 def match(
     protected: ImageArrays, plain: ImageArrays, *, algorithm: str | None = None, block: int | None = None
 ) -> tuple[RecordedScheme, ImageArrays]:
@@ -89,7 +105,8 @@ def match(
         The scheme, and the plain images that have a protected self, under the protected ones' labels.
 
     Raises:
-        UsageError: fewer than ten images have a partner, or protected images are smaller than plain ones.
+        UsageError: fewer than ten images have a partner, protected images are smaller than plain ones, or they do not
+            consist of whole blocks.
     """
     places = {_stem(key): number for number, key in enumerate(plain.keys)}
     found = [(number, places[_stem(key)]) for number, key in enumerate(protected.keys) if _stem(key) in places]
@@ -104,8 +121,13 @@ def match(
         raise UsageError(f"the protected images of {protected.name} are smaller than the plain ones of {plain.name}")
     pictures, owned = protected.subset(mine), plain.subset(theirs)
     labelled = pictures if pictures.labels is not None else owned
+    named = check_algorithm(algorithm)
     scheme = RecordedScheme(
-        pictures.images, owned.keys, label=protected.name, algorithm=check_algorithm(algorithm), block=block
+        pictures.images,
+        owned.keys,
+        label=protected.name,
+        algorithm=named,
+        block=whole_blocks(protected, named, block),
     )
     matched = ImageArrays(
         name=owned.name, images=owned.images, labels=labelled.labels, classes=labelled.classes, keys=owned.keys

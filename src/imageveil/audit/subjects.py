@@ -22,6 +22,7 @@ from imageveil.schemes import SCHEMES, Scheme
 from imageveil.schemes.base import digest
 from imageveil.schemes.catalogue import SAFE_BITS
 from imageveil.schemes.keyed import KeyedScheme
+from imageveil.training.identity import images_digest
 
 SHOWN = 16
 CEILINGS = ("none", "exact", "all")
@@ -115,8 +116,10 @@ class OwnersSubject(Subject):
             self.impossible.setdefault("gradients", f"{scheme.label} is no network, so that nobody has its gradients")
         self.identity = {
             "scheme": [scheme.label, digest(scheme.state()[0])],
+            "algorithm": [scheme.name, getattr(scheme, "block", None)],
             "data": [train.name, len(train), len(test)],
-            "plain": None if plain is None else [plain.name, len(plain)],
+            "images_sha256": [images_digest(train), images_digest(test)],
+            "plain": None if plain is None else [plain.name, images_digest(plain)],
             "images": images,
             "recogniser": recogniser is not None,
             "ceiling": ceiling,

@@ -3,7 +3,7 @@
 Of one attack, from the 95 % intervals of its record:
 
 - it **breaks** the scheme where the lower end of the rate at which it names the right image (`reid_within` among images
-  of one class; `reid_top1` without labels) reaches one half, and twice what guessing reaches;
+  of one class; `reid_top1` without labels or with small classes) reaches one half, and twice what guessing reaches;
 - it **leaks** where that rate lies above what guessing reaches, or SSIM or squared error beat the best guess by more
   than `MARGIN`;
 - else it finds **nothing**.
@@ -26,6 +26,9 @@ HALF = 0.5
 TIMES_FLOOR = 2.0
 MARGIN = 0.05
 """SSIM, and squared error over variance, must beat the best guess by this: fitted means beat measured ones a little."""
+
+LEAST_CANDIDATES = 10
+"""Among fewer images of a class guessing is right so often that the right one says little."""
 
 LEAST_JUDGED = 100
 """Fewer judged images than this say nothing that reassures."""
@@ -85,8 +88,9 @@ class ThreatVerdict:
 
 def headline(record: Record) -> str | None:
     """The rate by which a record is judged, or None where it was not judged."""
-    names = ("confirm_top1", "reid_within", "reid_top1")
-    return next((name for name in names if name in record["metrics"]), None)
+    metrics = record["metrics"]
+    within = ["reid_within"] if metrics.get("reid_within_candidates", 0) >= LEAST_CANDIDATES else []
+    return next((name for name in ("confirm_top1", *within, "reid_top1", "reid_within") if name in metrics), None)
 
 
 def guess(record: Record, metric: str) -> float | None:
