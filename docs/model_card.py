@@ -10,6 +10,7 @@ from typing import Any
 
 import ablation
 
+from imageveil.audit.verdict import guess
 from imageveil.records import made_on, read_records
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
@@ -103,7 +104,7 @@ def summary(records: list[dict[str, Any]], name: str) -> str:
     """What it costs and what it hides, one line a data set; records made by the recipe `quick`."""
     lines = [
         "| data | accuracy on plain images | on protected ones | SSIM to the plain image "
-        "| named among 100 of its class | the same, mean subtracted | chance |",
+        "| named within its class | the same, mean subtracted | chance |",
         "|---|---|---|---|---|---|---|",
     ]
     found: dict[tuple[str, str, str], dict[str, Any]] = {
@@ -191,6 +192,34 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
     ]
 
 
+def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
+    """What attacks on the scheme got, where that is recorded."""
+    rows = [r for r in records if r["task"] == "attack" and r["scheme"] == name and not r["void"]]
+    if not rows:
+        return []
+    lines = [
+        "| attack | what the attacker has | data | n | SSIM | variance left | named within the class | guessing |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        metrics = row["metrics"]
+        lines.append(
+            f"| {row['attack']} | {row['threat']} | {row['data']} | {row['n']} | {metrics['ssim']:.3f} "
+            f"| {percent(metrics['mse_var'])} | {shown(metrics, 'reid_within')} "
+            f"| {percent(guess(row, 'reid_within') or 0)} |"
+        )
+    return [
+        "## Who can undo it",
+        "",
+        "What recorded attacks reconstruct from protected images they have not seen; docs/attacks.md describes them:",
+        "",
+        *lines,
+        "",
+        *(f"- {row['attack']}, {row['threat']}: {source(row)}, {row['seconds']:.0f} s" for row in rows),
+        "",
+    ]
+
+
 def ablation_section() -> list[str]:
     """What each term of the objective does, where that is recorded."""
     folder = RESULTS / "ablation"
@@ -202,7 +231,8 @@ def ablation_section() -> list[str]:
         "",
         f"Short runs that differ in one term each ({records[0]['preset']}; what a viewer sees on {records[0]['n']:,} "
         "test images; one seed), all from one encoder. So little training hides and keeps less than the shipped "
-        "scheme does: compare the rows with the first. `benchmarks/ablation.py` makes them.",
+        "scheme does: compare the rows with the first. Accuracies are by the recipe of the commit, before the present "
+        "one. `benchmarks/ablation.py` makes them.",
         "",
         ablation.table(folder),
         "",
@@ -265,7 +295,8 @@ def card(name: str) -> str:
         "",
         "## What it is for, and what it is not",
         "",
-        "- It hides images from view: from a person, and from the fixed matchers below. That is all it does.",
+        "- It hides images from view: from a person. The fixed matchers below name an image somewhat more often than "
+        "guessing does, and often once the mean is subtracted. That is all it does.",
         "- It ships with the package, so it is **public**. Whoever has it can protect images of their own and learn "
         "from those pairs to undo it; the inverse that was trained beside it left "
         f"{percent(transformation['inverse'])} of the variance unexplained at the last step, so most of the image is "
@@ -303,6 +334,7 @@ def card(name: str) -> str:
         "",
         f"![16 photographs of 96 pixels]({name}-photos96.png)",
         "",
+        *undo_section(records, name),
         *literal_section(records, scheme),
         *ablation_section(),
         "## Training",

@@ -239,6 +239,12 @@ def test_protected_images_with_their_originals(faces_of_two, tmp_path, copying):
         (["KEY", "--data", "DATA", "--controls", "nowhere"], "is no folder"),
         (["KEY", "--data", "DATA", "--recogniser", "KEY"], "is not a classifier"),
         (["KEY", "--data", "DATA", "--algorithm", "tanaka"], "folders of protected images"),
+        (["KEY", "--data", "DATA", "--attack", "statistics:inside"], "expected name=value with one of: protected"),
+        (
+            ["KEY", "--data", "DATA", "--attack", "gan:batch=0"],
+            "--set batch: input should be greater than or equal to 1",
+        ),
+        (["DATA", "--data", "DATA"], "say with --algorithm what"),
         (["DATA", "--algorithm", "magic"], "no such scheme"),
         (["--table", "nowhere"], "holds no record"),
     ],

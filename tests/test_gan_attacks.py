@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imageveil.attacks import Conditions, Knowledge, make_attack
-from imageveil.attacks.gan import Generated, duel, is_negative, seeded
+from imageveil.attacks.gan import Generated, Unpaired, duel, is_negative, seeded
 from imageveil.attacks.knowledge import Pairs, PublicScheme
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
@@ -188,9 +188,9 @@ def test_a_step_moves_each_network_by_its_own_loss(tiles):
 # Whole attacks
 
 SMALL = {
-    "gan": {"epochs": 2, "batch": 16, "width": 4},
-    "sia-gan": {"epochs": 2, "batch": 16, "width": 4, "discriminator": 16},
-    "unshared-weights": {"epochs": 2, "batch": 16},
+    "gan": {"epochs": 2, "batch": 16, "width": 4, "protected": 48},
+    "sia-gan": {"epochs": 2, "batch": 16, "width": 4, "discriminator": 16, "protected": 48},
+    "unshared-weights": {"epochs": 2, "batch": 16, "protected": 48},
 }
 
 
@@ -214,8 +214,23 @@ def test_large_images_and_missing_labels(photograph):
     )
     given = replace(known("none", large[:4], large[4:]), labels=None, plain_labels=None)
     for name in ("gan", "sia-gan", "unshared-weights"):
-        attack = make_attack(name, SMALL[name] | {"epochs": 1, "batch": 4})
+        attack = make_attack(name, SMALL[name] | {"epochs": 1, "batch": 4, "protected": 4})
         assert attack.fit(given, CONDITIONS).reconstruct(large[:2]).shape == (2, 3, 96, 96)
+
+
+def test_few_or_large_images_get_as_many_steps_as_the_controls(tiles):
+    def batches(number: int, side: int = 32, **options) -> Unpaired:
+        images = torch.zeros(1, dtype=torch.uint8).expand(number, 3, side, side)
+        return Unpaired(known("none", images, images), 64, CONDITIONS, **options)
+
+    assert [batches(number).per_epoch for number in (10, 10_000, 25_000)] == [156, 156, 390]
+    assert batches(900, most=256).per_epoch == 4 and batches(100, most=256).per_epoch == 4
+    large = batches(900, side=96)
+    assert (large.per_epoch, large.batch, batches(900, side=96, full=True).batch) == (156, 8, 64)
+    assert make_attack("gan", preset="paper").full_batch and not make_attack("gan").full_batch
+    # Every image is used before any is used again.
+    few = batches(20)
+    assert sorted(few.indices(0)[0].tolist()) == list(range(20))
 
 
 def test_generators_are_chosen_by_what_is_published():
@@ -256,7 +271,7 @@ def test_a_pixel_generator_learns_how_bright_plain_images_are(tiles):
     # Dark pictures: their negatives are bright, which a discriminator sees at once.
     dark = tiles // 2
     given = replace(known("none", dark[:128], dark[128:], block=1), protected=255 - dark[:128])
-    attack = make_attack("gan", {"epochs": 6, "batch": 16, "rate": 1e-3})
+    attack = make_attack("gan", {"epochs": 6, "batch": 16, "rate": 1e-3, "protected": 128})
     shown = attack.fit(given, CONDITIONS).reconstruct(255 - dark[:128]).float()
     errors = [(guess - dark[:128].float()).square().mean() for guess in (shown, 255 - dark[:128].float())]
     assert errors[0] < 0.3 * errors[1]

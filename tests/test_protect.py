@@ -12,6 +12,7 @@ from pathlib import Path
 
 import corpus
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -385,6 +386,16 @@ def test_wrong_use_is_one_sentence(folder, tmp_path, scheme_file, source, destin
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain"]
 
 
+def test_a_file_may_lie_beside_its_destination_and_not_inside(tiles, tmp_path, scheme_file):
+    rows = [{"bytes": corpus.encoded(Image.fromarray(tiles[0].permute(1, 2, 0).numpy()), "PNG"), "path": "a"}]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "mine.parquet")
+    assert protect_source(str(tmp_path / "mine.parquet"), tmp_path / "out", scheme_file, QUICK).outcome.images == 1
+    (tmp_path / "in").mkdir()
+    (tmp_path / "mine.parquet").rename(tmp_path / "in" / "mine.parquet")
+    with pytest.raises(UsageError, match="contain one another"):
+        protect_source(str(tmp_path / "in" / "mine.parquet"), tmp_path / "in", scheme_file, QUICK)
+
+
 def test_strict_stops_and_can_be_continued(folder, tmp_path, scheme_file):
     (folder / "cat" / "05.png").write_bytes(b"broken")
     with pytest.raises(RunError, match=r"cat/05\.png: not an image"):
@@ -505,8 +516,6 @@ def test_keyed_schemes_get_ids_and_true_sizes_are_kept(photograph, tmp_path):
 
 
 def test_paths_inside_parquet_do_not_lead_out(tiles, tmp_path, scheme_file):
-    import pyarrow as pa
-
     blob = corpus.encoded(Image.fromarray(tiles[0].permute(1, 2, 0).numpy()), "PNG")
     rows = [{"bytes": blob, "path": path} for path in ("../../evil.png", "/etc/evil.png", None, "same.png", "same.png")]
     (tmp_path / "plain").mkdir()

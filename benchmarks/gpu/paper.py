@@ -1,4 +1,4 @@
-"""One lent GPU, half an hour: check it against the CPU, measure it, and run the `paper` preset in resumable pieces.
+"""One GPU, half an hour: check it against the CPU, measure it, and run the `paper` preset in resumable pieces.
 
     python benchmarks/gpu/paper.py check speed pair train --data DIR --out DIR
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from imageveil.errors import RunError
+from imageveil.errors import RunError, UsageError
 from imageveil.processor import this_processor
 
 FIELDS = (
@@ -63,8 +63,18 @@ def check_writable(path: Path | None) -> None:
 
 
 def read_records(root: Path) -> list[dict[str, Any]]:
-    """Read every record below `root`, in the order of the paths."""
-    return [json.loads(path.read_text()) for path in sorted(root.rglob("*.json"))]
+    """Read every record below `root`, in the order of the paths.
+
+    Raises:
+        UsageError: a file cannot be read as JSON.
+    """
+    found = []
+    for path in sorted(root.rglob("*.json")):
+        try:
+            found.append(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} is no record: it cannot be read as JSON") from error
+    return found
 
 
 def made_on(records: Iterable[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.errors import UsageError
+from imageveil.presets.ranges import Count
 from imageveil.schemes.base import SCHEMES
 from imageveil.schemes.keyed import KeyedScheme
 from imageveil.schemes.keys import KEY_BYTES
@@ -34,8 +35,8 @@ class BruteForce(Attack):
         name for name, kind in SCHEMES.items() if issubclass(kind, KeyedScheme) and not kind.needs_ids
     )
 
-    bits: int = 16
-    images: int = 2
+    bits: Count = 16
+    images: Count = 2
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= LONGEST:

@@ -17,6 +17,7 @@ from imageveil.attacks.knowledge import Knowledge, Oracle
 from imageveil.attacks.learning import learn, parts_of
 from imageveil.errors import UsageError
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
+from imageveil.presets.ranges import Count, Rate, Widths
 from imageveil.schemes import SCHEMES
 from imageveil.training.device import average_gradients
 from imageveil.training.loop import epoch_batches
@@ -53,12 +54,12 @@ class Confirmation(Attack):
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"matcher": "trained"})
 
     matcher: str = "distance"
-    draws: int = 1
-    steps: int = 2000
-    batch: int = 256
-    lr: float = 1e-3
-    widths: tuple[int, ...] = (24, 48, 96, 128)
-    renew: int = 4
+    draws: Count = 1
+    steps: Count = 2000
+    batch: Count = 256
+    lr: Rate = 1e-3
+    widths: Widths = (24, 48, 96, 128)
+    renew: Count = 4
 
     def __post_init__(self) -> None:
         if self.matcher not in ("distance", "trained"):

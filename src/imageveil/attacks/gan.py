@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge, PublicScheme
-from imageveil.attacks.learning import learn, to_images
+from imageveil.attacks.learning import batch_for, learn, to_images
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import AttackDiscriminator, block_generator, pixel_generator, start_weights
 from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.presets.ranges import Count, Rate
 from imageveil.training.device import Device
 from imageveil.training.loop import epoch_batches
 
@@ -33,6 +34,9 @@ AGREEMENT = 0.5
 BRIGHTNESS = 0.5
 """How far the mean brightness of the negatives may be off, in standard deviations of plain values."""
 
+EPOCH = 10_000
+"""Images in an epoch at least, as in the controls: with few images an attack must not do fewer steps than these did."""
+
 BLOCK = 4
 """Pixels on the side of the block generator's blocks against a scheme that has no blocks."""
 
@@ -44,25 +48,27 @@ class GANAttack(Attack):
     Attributes:
         generator: `pixel`, `block`, `unet`, or `auto`: by what is published about the scheme.
         width: channels of the U-Net at full resolution; the others are as published.
-        epochs: times that every protected image is seen.
+        epochs: times that every protected image is seen; oftener where they are few (see `Unpaired`).
         batch: protected and plain images a step.
+        full_batch: take as many also of images larger than 32x32; otherwise as many pixels (see `batch_for`).
         rate: learning rate of both networks.
         protected: how many protected images to use at most; None takes all.
     """
 
     name: ClassVar[str] = "gan"
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"epochs": 100, "width": 64},
+        "paper": {"epochs": 100, "width": 64, "full_batch": True},
         "quick": {"epochs": 20},
         "smoke": {"epochs": 1, "width": 8, "protected": 256},
     }
 
     generator: str = "auto"
-    width: int = 24
-    epochs: int = 20
-    batch: int = 64
-    rate: float = 2e-4
-    protected: int | None = None
+    width: Count = 24
+    epochs: Count = 20
+    batch: Count = 64
+    full_batch: bool = False
+    rate: Rate = 2e-4
+    protected: Count | None = None
 
     def __post_init__(self) -> None:
         if self.generator not in GENERATORS:
@@ -87,7 +93,7 @@ class GANAttack(Attack):
             torch.optim.Adam(network.parameters(), lr=self.rate, betas=ADAM_BETAS)
             for network in (generator, discriminator)
         ]
-        batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
+        batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
 
         def step(number: int) -> dict[str, Tensor]:
             return duel(generator, discriminator, optimizers, *batches(number), conditions.device)
@@ -99,7 +105,7 @@ class GANAttack(Attack):
             step,
             knowledge=knowledge,
             steps=self.epochs * batches.per_epoch,
-            batch=self.batch,
+            batch=batches.batch,
             conditions=conditions,
             stop_after=stop_after,
         )
@@ -169,15 +175,24 @@ class Unpaired:
 
     Args:
         knowledge: the attacker's images.
-        batch: images of either kind a step.
+        batch: images of 32x32 pixels of either kind a step.
         conditions: whose seed decides the batches.
         most: how many protected images to use at most; None takes all.
+        full: take `batch` images also of larger ones; otherwise as many fewer as they have more pixels.
+
+    Attributes:
+        batch: images a step.
+        per_epoch: steps that count as an epoch: those of all images, or of `EPOCH` where these are fewer, `batch` at a
+            time. Large images get as many steps as small ones.
     """
 
-    def __init__(self, knowledge: Knowledge, batch: int, conditions: Conditions, *, most: int | None = None) -> None:
-        self.knowledge, self.batch, self.conditions = knowledge, batch, conditions
+    def __init__(
+        self, knowledge: Knowledge, batch: int, conditions: Conditions, *, most: int | None = None, full: bool = False
+    ) -> None:
+        self.knowledge, self.conditions = knowledge, conditions
+        self.batch = batch if full else batch_for(batch, knowledge.protected)
         self.count = len(knowledge.protected[:most])
-        self.per_epoch = max(1, self.count // batch)
+        self.per_epoch = max(1, max(self.count, min(EPOCH, most or EPOCH)) // batch)
 
     def indices(self, step: int) -> tuple[Tensor, Tensor]:
         """Which protected and which plain images a step uses."""

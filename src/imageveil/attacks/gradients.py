@@ -17,6 +17,7 @@ from imageveil.attacks.inverse_network import InverseNetwork, train_inverse, tra
 from imageveil.attacks.knowledge import Knowledge, Transformation
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.presets.ranges import Count, Rate, Weight
 from imageveil.training.loop import step_generator
 from imageveil.training.optimizers import set_rates
 
@@ -54,11 +55,11 @@ class Gradients(Attack):
 
     prior: str = "image"
     start: str = "mean"
-    steps: int = 300
-    lr: float = 0.05
-    variation: float = 1e-3
-    batch: int = 250
-    inverse_steps: int = 3000
+    steps: Count = 300
+    lr: Rate = 0.05
+    variation: Weight = 1e-3
+    batch: Count = 250
+    inverse_steps: Count = 3000
 
     def __post_init__(self) -> None:
         if self.prior not in ("image", "network"):

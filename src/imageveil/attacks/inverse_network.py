@@ -28,6 +28,7 @@ from imageveil.networks.reconstructors import (
     PositionFront,
     Reconstructor,
 )
+from imageveil.presets.ranges import Count, Natural, Rate, Widths
 from imageveil.training.device import average_gradients
 from imageveil.training.loop import epoch_batches, step_generator
 from imageveil.training.optimizers import set_rates
@@ -93,13 +94,13 @@ class InverseNetwork(Attack):
 
     network: str = "unet"
     front: str = "auto"
-    widths: tuple[int, ...] = (32, 64, 128, 192)
+    widths: Widths = (32, 64, 128, 192)
     loss: str = "mse"
-    steps: int = 3000
-    batch: int = 128
-    lr: float = 1e-3
-    renew: int = 5
-    padding: int = 2
+    steps: Count = 3000
+    batch: Count = 128
+    lr: Rate = 1e-3
+    renew: Count = 5
+    padding: Natural = 2
     surrogate: str | None = None
 
     def __post_init__(self) -> None:

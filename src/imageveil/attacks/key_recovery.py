@@ -15,6 +15,7 @@ from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.key_matching import LAYOUTS, recover_places, recover_scramble, recover_table
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.pixel_statistics import apply_pixel_key, hypotheses
+from imageveil.presets.ranges import Count
 from imageveil.schemes.blocks import PlaceMap, block_places, look_up, pad_to_blocks
 
 
@@ -30,7 +31,7 @@ class KeyRecovery(Attack):
     threats: ClassVar[tuple[str, ...]] = ("pairs", "oracle", "gradients")
     schemes: ClassVar[tuple[str, ...] | None] = ("pixel-same", "compressible", "block-ffx", *LAYOUTS)
 
-    pairs: int = 16
+    pairs: Count = 16
 
     def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction:
         """Solve for the key; see `Attack.fit`."""

@@ -20,6 +20,7 @@ from imageveil.attacks.knowledge import THREATS, Knowledge
 from imageveil.attacks.surrogates import open_quietly
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.presets.ranges import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class LeakedInverse(Attack):
 
     stolen: Path | None = None
     public: str | None = None
-    steps: int = 3000
+    steps: Count = 3000
 
     @classmethod
     def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:

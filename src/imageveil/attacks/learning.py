@@ -54,7 +54,7 @@ def learn(
         stop_after: leave after this many steps, as if interrupted.
 
     Returns:
-        Seconds of training over all sessions.
+        Seconds of training over all calls.
 
     Raises:
         UsageError: the run directory holds a run of another attack, of other values or on other images.

@@ -22,6 +22,7 @@ from imageveil.images.augment import crop_and_flip
 from imageveil.networks.reconstructors import LabelFront, Reconstructor
 from imageveil.networks.sdar import ConvSimulator, LabelledCritic
 from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.presets.ranges import Count, Natural, Rate, Share, Weight, Widths
 from imageveil.schemes.controls import SLOPE, RandomConvScheme
 from imageveil.training.loop import epoch_batches, step_generator
 from imageveil.training.optimizers import set_rates
@@ -52,15 +53,15 @@ class SDAR(Attack):
         "smoke": {"steps": 10, "batch": 16, "widths": (8, 16)},
     }
 
-    steps: int = 5000
-    batch: int = 32
-    lr: float = 1e-3
-    critic_lr: float = 2e-4
-    lambda1: float = 0.5
-    lambda2: float = 0.01
-    flips: float = 0.1
-    widths: tuple[int, ...] = (32, 64, 128)
-    padding: int = 2
+    steps: Count = 5000
+    batch: Count = 32
+    lr: Rate = 1e-3
+    critic_lr: Rate = 2e-4
+    lambda1: Weight = 0.5
+    lambda2: Weight = 0.01
+    flips: Share = 0.1
+    widths: Widths = (32, 64, 128)
+    padding: Natural = 2
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1 or not 0 <= self.flips <= 1:

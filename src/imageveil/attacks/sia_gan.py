@@ -24,6 +24,7 @@ from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn
 from imageveil.networks.sia_gan import SIADiscriminator, sia_generator
 from imageveil.networks.vgg import QuickNet
+from imageveil.presets.ranges import Count, Rate
 
 ADAM_BETAS = (0.0, 0.9)
 WHITENING_SAMPLE = 2000
@@ -38,6 +39,7 @@ class SIAGAN(Attack):
         discriminator: channels of the discriminator's last convolution.
         epochs: times that every protected image is seen.
         batch: protected and plain images a step.
+        full_batch: see `gan`.
         generator_rate: learning rate of the generator and the classifier.
         discriminator_rate: learning rate of the discriminator.
         protected: how many protected images to use at most; None takes all.
@@ -45,18 +47,19 @@ class SIAGAN(Attack):
 
     name: ClassVar[str] = "sia-gan"
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"width": 64, "discriminator": 1024, "epochs": 100},
+        "paper": {"width": 64, "discriminator": 1024, "epochs": 100, "full_batch": True},
         "quick": {},
         "smoke": {"width": 8, "discriminator": 32, "epochs": 1, "protected": 256},
     }
 
-    width: int = 16
-    discriminator: int = 128
-    epochs: int = 20
-    batch: int = 64
-    generator_rate: float = 1e-4
-    discriminator_rate: float = 4e-4
-    protected: int | None = None
+    width: Count = 16
+    discriminator: Count = 128
+    epochs: Count = 20
+    batch: Count = 64
+    full_batch: bool = False
+    generator_rate: Rate = 1e-4
+    discriminator_rate: Rate = 4e-4
+    protected: Count | None = None
 
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
@@ -89,7 +92,7 @@ class SIAGAN(Attack):
             torch.optim.Adam(learned, lr=self.generator_rate, betas=ADAM_BETAS),
             torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_rate, betas=ADAM_BETAS),
         ]
-        batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
+        batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
 
         def step(number: int) -> dict[str, Tensor]:
             protected, plain = batches(number)
@@ -121,7 +124,7 @@ class SIAGAN(Attack):
             step,
             knowledge=knowledge,
             steps=self.epochs * batches.per_epoch,
-            batch=self.batch,
+            batch=batches.batch,
             conditions=conditions,
             stop_after=stop_after,
         )

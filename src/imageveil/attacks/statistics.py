@@ -20,6 +20,7 @@ from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.pixel_statistics import apply_pixel_key, recover_pixel_key
 from imageveil.attacks.place_statistics import MovedPatches, MovedPixels
+from imageveil.presets.ranges import Count
 from imageveil.schemes.blocks import pad_to_blocks
 
 Values = NDArray[np.uint8]
@@ -98,10 +99,10 @@ class Statistics(Attack):
         *MOVED,
     )
 
-    protected: int = 1000
-    plain: int = 10000
+    protected: Count = 1000
+    plain: Count = 10000
     pool: bool = False
-    starts: int = 30
+    starts: Count = 30
     inside: bool = True
 
     def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction:

@@ -17,6 +17,7 @@ from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import AttackDiscriminator, PositionMap, start_weights
+from imageveil.presets.ranges import Count, Natural, Rate
 from imageveil.training.loop import epoch_batches
 
 DISCRIMINATOR_RATE = 2e-4
@@ -36,6 +37,7 @@ class UnsharedWeights(Attack):
         pairs: how many pairs to use at most.
         epochs: times that every pair or protected image is seen.
         batch: images a step.
+        full_batch: without pairs; see `gan`.
         rate: learning rate, divided by 10 after 4/7 and after 6/7 of the epochs (40 and 60 of 70).
         protected: without pairs, how many protected images to use at most; None takes all.
     """
@@ -43,19 +45,20 @@ class UnsharedWeights(Attack):
     name: ClassVar[str] = "unshared-weights"
     gains: ClassVar[tuple[str, ...]] = ("pairs", "oracle", "gradients")
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"pairs": 25000},
+        "paper": {"pairs": 25000, "full_batch": True},
         "quick": {"protected": 10000},
         "smoke": {"epochs": 2, "pairs": 256, "protected": 256},
     }
 
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"hidden": 16})
 
-    hidden: int = 0
-    pairs: int = 1000
-    epochs: int = 70
-    batch: int = 128
-    rate: float = 0.1
-    protected: int | None = None
+    hidden: Natural = 0
+    pairs: Count = 1000
+    epochs: Count = 70
+    batch: Count = 128
+    full_batch: bool = False
+    rate: Rate = 0.1
+    protected: Count | None = None
 
     def __post_init__(self) -> None:
         if self.hidden < 0:
@@ -83,8 +86,8 @@ class UnsharedWeights(Attack):
             [discriminator] = seeded(conditions, AttackDiscriminator, start=start_weights)
             networks["discriminator"] = discriminator
             optimizers.append(torch.optim.Adam(discriminator.parameters(), lr=DISCRIMINATOR_RATE, betas=ADAM_BETAS))
-            batches = Unpaired(knowledge, self.batch, conditions, most=self.protected)
-            per_epoch = batches.per_epoch
+            batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
+            batch, per_epoch = batches.batch, batches.per_epoch
 
             def step(number: int) -> dict[str, Tensor]:
                 set_rate(number)
@@ -92,7 +95,7 @@ class UnsharedWeights(Attack):
 
         else:
             known = knowledge.pairs(self.pairs)
-            per_epoch = max(1, len(known) // self.batch)
+            batch, per_epoch = self.batch, max(1, len(known) // self.batch)
 
             def step(number: int) -> dict[str, Tensor]:
                 set_rate(number)
@@ -116,7 +119,7 @@ class UnsharedWeights(Attack):
             step,
             knowledge=knowledge,
             steps=self.epochs * per_epoch,
-            batch=self.batch,
+            batch=batch,
             conditions=conditions,
             stop_after=stop_after,
         )

@@ -39,7 +39,7 @@ from imageveil.audit.verdict import Row, finding, judge_threat, outcome
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import deal_out, judged, load_arrays, train_and_test
 from imageveil.records import commit, write_json
-from imageveil.schemes import load_scheme
+from imageveil.schemes import SCHEMES, load_scheme
 from imageveil.training.device import Device, has_fast_bf16
 from imageveil.training.identity import file_digest
 from imageveil.training.run_directory import RunDirectory
@@ -105,6 +105,10 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
         algorithm = check_algorithm(options.algorithm)
         if data is None:
             return ProtectedOnly(protected, plain=plain, algorithm=algorithm, block=options.block)
+        if options.algorithm is None:
+            raise UsageError(
+                f"say with --algorithm what {target} was protected by; one of: {', '.join(sorted(SCHEMES))}"
+            )
         scheme, matched = match(protected, load_arrays(data), algorithm=algorithm, block=options.block)
         train, test = deal_out(matched, options.seed)
         lacking = f"{target} holds protected images only, so that no other image can be protected"
@@ -140,6 +144,8 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         RunError: something cannot be written.
     """
     begun, options = time.monotonic(), options or AuditOptions()
+    if min(options.pairs, default=1) < 1:
+        raise UsageError(f"--pairs {min(options.pairs)} is no number of pairs; give 1 or more")
     if target is None:
         raise UsageError("say what to audit: a shipped name, a scheme file or a folder of protected images")
     commit()

@@ -91,7 +91,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> list[ControlResult]:
     """The controls among some records, in their order."""
     found = []
     for one in records:
-        if one["task"] == "control":
+        if isinstance(one, dict) and one.get("task") == "control":
             metric, target = next(iter(one["target"].items()))
             common = {name: one[name] for name in ("attack", "scheme", "data", "threat", "passed", "commit", "preset")}
             kind = {"at_most": "at_most" in one["target"], "tolerance": one["target"].get("tolerance")}

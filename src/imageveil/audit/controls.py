@@ -17,7 +17,7 @@ from imageveil.attacks import Conditions, knowledge, make_attack
 from imageveil.attacks.knowledge import protect_batches
 from imageveil.audit.attack import attack_and_judge, build_knowledge
 from imageveil.audit.cloud import Cloud
-from imageveil.audit.control_table import CONTROLS, Control, trained_before
+from imageveil.audit.control_table import CONTROLS, Control, command, trained_before
 from imageveil.audit.sheets import write_sheet
 from imageveil.audit.short_run import short_run
 from imageveil.errors import UsageError
@@ -144,6 +144,9 @@ def run_controls(
         for row in CONTROLS
         if row.pieces == pieces and (not only or {row.attack, f"{row.attack}:{row.scheme}"} & set(only))
     ]
+    for name in only:
+        if not any(name in (row.attack, f"{row.attack}:{row.scheme}") for row in CONTROLS):
+            raise UsageError(f"--only {name}: the table of controls has no such attack, or not on that scheme")
     if not chosen:
         raise UsageError(f"no control of {', '.join(only) or 'any attack'} is for images of the size of {data}")
     lines = []
@@ -180,12 +183,19 @@ def describe_control(found: dict[str, Any]) -> str:
 
 
 def controls_table(folder: Path) -> str:
-    """The records of a folder as a Markdown table."""
+    """The records of controls in a folder as a Markdown table.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found_there = [one for one in read_records(folder) if isinstance(one, dict) and one.get("task") == "control"]
+    if not found_there:
+        raise UsageError(f"{folder} holds no record of a control; make them with: {command(out=str(folder))}")
     rows = [
         "| attack | scheme | data | threat | figure | target | measured | passed | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for found in read_records(folder):
+    for found in found_there:
         metric, target = next(iter(found["target"].items()))
         below = "< " if "at_most" in found["target"] else ""
         margin = f" ± {found['target']['tolerance']}" if "tolerance" in found["target"] else ""

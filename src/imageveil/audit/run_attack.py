@@ -22,20 +22,21 @@ def parse_values(attack: str, texts: Sequence[str]) -> dict[str, Any]:
     """Read `name=value` texts as fields of an attack.
 
     Raises:
-        UsageError: there is no such field, or the value is of the wrong type.
+        UsageError: there is no such field, or the value is of the wrong type or out of range.
     """
     from pydantic import TypeAdapter, ValidationError
 
     if not texts or attack not in ATTACKS:
         return {}
-    types = get_type_hints(ATTACKS[attack])
-    values: dict[str, Any] = {}
+    known, values = ATTACKS[attack].values(), dict[str, Any]()
+    # Without the ranges, and with them.
+    plain, types = get_type_hints(ATTACKS[attack]), get_type_hints(ATTACKS[attack], include_extras=True)
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or name not in (known := ATTACKS[attack].values()):
+        if not equals or name not in known:
             raise UsageError(f"--set {text!r}: expected name=value with one of: {', '.join(known) or 'none'}")
         try:
-            parts = value.split(",") if get_origin(types[name]) is tuple else value
+            parts = value.split(",") if get_origin(plain[name]) is tuple else value
             values[name] = TypeAdapter(types[name]).validate_python(parts)
         except ValidationError as error:
             raise UsageError(f"--set {name}: {error.errors()[0]['msg'].lower()} (got {value!r})") from error

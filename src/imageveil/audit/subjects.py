@@ -143,7 +143,7 @@ class OwnersSubject(Subject):
         options: dict[str, Any] = {"plain": self.plain, "images": self.images, "seed": self.seed}
         if scheme.label not in self._bases:
             self._bases[scheme.label] = build_knowledge("ciphertext", scheme, self.train, **options)
-        options |= {"pairs": pairs or 1, "cloud": cloud, "base": self._bases[scheme.label]}
+        options |= {"pairs": 1 if pairs is None else pairs, "cloud": cloud, "base": self._bases[scheme.label]}
         return build_knowledge(threat, scheme, self.train, **options)
 
     def put_to(

@@ -140,7 +140,9 @@ def audit(
     preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
     out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")] = Path("out/audit"),
     images: Annotated[int | None, typer.Option(min=1, help="Protected images the attacker has; half of all.")] = None,
-    pairs: Annotated[list[int] | None, typer.Option(help="Pairs under --threat pairs, 100; may be repeated.")] = None,
+    pairs: Annotated[
+        list[int] | None, typer.Option(min=1, help="Pairs under --threat pairs, 100; may be repeated.")
+    ] = None,
     test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
     classifier: ClassifierFile = None,
     recogniser: RecogniserFile = None,

@@ -59,7 +59,7 @@ def train(
 @app.command()
 def classify(
     data: Data,
-    scheme: Annotated[str | None, typer.Option(help="Shipped name or scheme file; none for plain images.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Shipped name or scheme file; left out, plain images.")] = None,
     preset: Annotated[str, typer.Option(help="paper | quick | theta | demo | smoke.")] = "quick",
     augment: Annotated[str, typer.Option(help="live: augment, then protect; once: protect, then augment.")] = "live",
     adaptation: Annotated[bool, typer.Option(help="Put the scheme's published adaptation network in front.")] = False,

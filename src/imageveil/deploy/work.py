@@ -122,8 +122,7 @@ def check_apart(source: Path, destination: Path) -> None:
     Raises:
         UsageError: one contains the other.
     """
-    folder = source.parent if source.is_file() else source
-    if folder == destination or folder in destination.parents or destination in folder.parents:
+    if source == destination or source in destination.parents or destination in source.parents:
         raise UsageError(
             f"source {source} and destination {destination} contain one another; give folders that lie apart"
         )

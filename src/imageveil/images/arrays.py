@@ -180,7 +180,9 @@ def _fill(folder: Path, source: Source) -> None:
     sizes = {image.shape[1:] for image in pixels}
     if len(sizes) > 1:
         some = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)[:3])
-        raise UsageError(f"{source.name} holds images of different sizes ({some}, ...): training needs one size")
+        raise UsageError(
+            f"{source.name} holds images of different sizes ({some}, ...): give one size (protect takes any)"
+        )
     labelled = max(labels) >= 0
     if labelled and min(labels) < 0:
         raise UsageError(f"{sum(label < 0 for label in labels)} images of {source.name} have no label, the others do")

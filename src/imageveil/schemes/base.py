@@ -161,6 +161,10 @@ def resolve_scheme(name_or_path: str | os.PathLike[str]) -> tuple[Path, bool]:
     path = Path(name_or_path)
     if path.is_file():
         return path, False
+    if str(name_or_path) in SCHEMES:
+        raise UsageError(
+            f"{name_or_path!r} is no scheme file; make one with `imageveil keygen {name_or_path} FILE` and give that"
+        )
     known = ", ".join(shipped_schemes()) or "none"
     raise UsageError(f"there is no scheme {str(name_or_path)!r}: give the path of a scheme file or one of: {known}")
 
