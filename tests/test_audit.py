@@ -760,6 +760,11 @@ def test_the_cheapest_attack_that_breaks(tmp_path, monkeypatch):
     lines = breaks_table(tmp_path).splitlines()
     assert len(lines) == 6 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
     assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")
+    write_json(
+        tmp_path / "g.json",
+        made("feature-reconstruction", scheme="pixels", reid=whole) | {"metrics": found["a"]["metrics"]},
+    )
+    assert "| feature-reconstruction | ciphertext | 1,000 protected images |" in breaks_table(tmp_path)
     controls.clear()
     assert "nearest: sdar (its controls are open) | recipe |" in breaks_table(tmp_path)
     write_json(tmp_path / "b.json", found["b"] | {"seconds": 0.04})

@@ -216,6 +216,8 @@ def test_sheet_command_takes_images_of_any_size(scheme_file, folder, photograph,
     assert run(["sheet", str(scheme_file), "--data", str(folder), "--out", str(tmp_path / "s" / "a.png")]) == 0
     assert "17 images" in capsys.readouterr().out
     Image.open(tmp_path / "s" / "a.png").verify()
+    other = ["sheet", str(scheme_file), "--data", str(folder), "--out", str(tmp_path / "b.jpg")]
+    assert run(other) == 2 and not (tmp_path / "b.jpg").exists()
     wrong = ["sheet", str(scheme_file), "--data", str(folder), "--out", str(tmp_path / "b.png"), "--images", "0"]
     assert run(wrong) == 2
     assert "--images 0" in capsys.readouterr().err

@@ -96,6 +96,7 @@ class Attack(ABC):
         gains: of an attack that can run under all threat models, those under which it gets more than under the weakest,
             so that an audit runs it there too.
         schemes: the published algorithms it applies to; None for all.
+        needs_plain: whether it has a use for unpaired plain images.
         budgets: for an attack that trains, the values of each preset that differ from its defaults.
         more_variants: those that it tries in the budget `paper` only.
         variants: the sets of values that an audit tries; those beyond the first only under the strongest of its threat
@@ -106,6 +107,7 @@ class Attack(ABC):
     threats: ClassVar[tuple[str, ...]] = THREATS
     gains: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...] | None] = None
+    needs_plain: ClassVar[bool] = True
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     more_variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()

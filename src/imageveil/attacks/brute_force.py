@@ -31,6 +31,7 @@ class BruteForce(Attack):
     """
 
     name: ClassVar[str] = "brute-force"
+    needs_plain: ClassVar[bool] = False
     schemes: ClassVar[tuple[str, ...] | None] = tuple(
         name for name, kind in SCHEMES.items() if issubclass(kind, KeyedScheme) and not kind.needs_ids
     )

@@ -27,6 +27,7 @@ class FeatureReconstruction(Attack):
     """
 
     name: ClassVar[str] = "feature-reconstruction"
+    needs_plain: ClassVar[bool] = False
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = tuple({"variant": name} for name in VARIANTS)
 
     variant: str = "advanced"

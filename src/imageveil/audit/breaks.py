@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from imageveil.attacks import THREATS
+from imageveil.attacks import ATTACKS, THREATS
 from imageveil.audit.cells import Cell
 from imageveil.audit.conclusion import duration, percent
 from imageveil.audit.control_state import ControlResult, load_controls, void_reason
@@ -13,8 +13,8 @@ from imageveil.records import made_on, read_records
 from imageveil.schemes import SCHEMES
 
 NEEDS = {
-    "ciphertext": "{protected:,} protected, {plain:,} plain images",
-    "recipe": "{protected:,} protected, {plain:,} plain images, the cloud's classifier, the recipe",
+    "ciphertext": "{images}",
+    "recipe": "{images}, the cloud's classifier, the recipe",
     "pairs": "{pairs:,} pairs",
     "oracle": "any image protected",
     "gradients": "the scheme itself",
@@ -62,6 +62,15 @@ def breaks_table(folder: Path) -> str:
     return "\n".join([HEAD, *lines, "", made_on(used)])
 
 
+def _images(record: Record) -> str:
+    """The images that an attack used without pairs, in words."""
+    protected, plain = (int(record["metrics"].get(f"attacker_{kind}", 0)) for kind in ("protected", "plain"))
+    kind = ATTACKS.get(record["attack"])
+    if kind is not None and not kind.needs_plain:
+        return f"{protected:,} protected image{'s' if protected > 1 else ''}"
+    return f"{protected:,} protected, {plain:,} plain images"
+
+
 def _line(records: Sequence[Record], controls: Sequence[ControlResult]) -> str:
     best = cheapest(records)
     note = ""
@@ -71,11 +80,7 @@ def _line(records: Sequence[Record], controls: Sequence[ControlResult]) -> str:
     name, metrics = headline(best), best["metrics"]
     assert name is not None
     low, high = best["intervals"][name]
-    needs = NEEDS[best["threat"]].format(
-        protected=int(metrics.get("attacker_protected", 0)),
-        plain=int(metrics.get("attacker_plain", 0)),
-        pairs=int(metrics.get("attacker_pairs", 0)),
-    )
+    needs = NEEDS[best["threat"]].format(images=_images(best), pairs=int(metrics.get("attacker_pairs", 0)))
     algorithm = best["scheme"] if best["scheme"] in SCHEMES else "learned"
     void = ""
     if note and (

@@ -95,11 +95,13 @@ def run_sheet(scheme: str, data: str, *, out: Path, split: str = "test", images:
     Images may differ in size. Returns one line that says what was written.
 
     Raises:
-        UsageError: scheme or images are missing, or `images` is not positive.
+        UsageError: scheme or images are missing, `images` is not positive, or `out` does not end in .png.
         RunError: the file cannot be written.
     """
     if images < 1:
         raise UsageError(f"--images {images}: give a positive number")
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: a sheet is a PNG file; give a name that ends in .png")
     opened = load_scheme(scheme)
     records = list(islice(open_source(data, split), images))
     if not records:
