@@ -336,6 +336,14 @@ def test_a_fresh_start_that_was_cut_short_is_finished(folder, tmp_path, scheme_f
     assert list((tmp_path / "out").rglob("*.png"))
     protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp"))
     assert not list((tmp_path / "out").rglob("*.png")) and len(list((tmp_path / "out").rglob("*.webp"))) == 20
+    # A journal that was tampered with does not lead out of the destination.
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    (tmp_path / "out" / "away").symlink_to(tmp_path)
+    journal = tmp_path / "out" / ".imageveil-journal-1-of-1.jsonl"
+    foreign = {"begin": "x", "outputs": ["../mine.png", str(tmp_path / "mine.png"), "away/mine.png"]}
+    journal.write_text(journal.read_text() + json.dumps(foreign) + "\n")
+    protect_source(str(folder), tmp_path / "out", scheme_file, quick(format="webp", overwrite=True))
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
     # A journal that cannot be read is no obstacle to a fresh start.
     (tmp_path / "out" / ".imageveil-journal-1-of-1.jsonl").write_text("{\n")
     (tmp_path / "out" / ".imageveil-settings.json").write_text("{")

@@ -100,7 +100,10 @@ def open_journal(work: Work, options: ProtectOptions) -> Journal:
             _refuse_foreign(work, journal)
         if journal.afresh:
             for output in sorted(journal.outputs - work.files):
-                remove(work.destination / output)
+                path = work.destination / output
+                # The journal may have been elsewhere since: it must not lead out of the destination.
+                if path.parent.resolve().is_relative_to(work.destination):
+                    remove(path)
             remove_other_mappings(work.destination, tag=work.tag)
             journal.cleared()
         if options.names != "keep":
