@@ -187,6 +187,20 @@ def test_a_step_moves_each_network_by_its_own_loss(tiles):
 
 # Whole attacks
 
+NETWORK = PublicScheme(name="x", block=None, key_per_image=False)
+
+
+def constant_duel(tiles: Tensor, everywhere: bool) -> float:
+    """The discriminator's loss where all its scores are one number."""
+    discriminator = AttackDiscriminator(everywhere=everywhere)
+    for parameter in discriminator.layers[4].parameters():
+        nn.init.zeros_(parameter)
+    generator = nn.Conv2d(3, 3, 1)
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.0) for network in (generator, discriminator)]
+    images = tiles[:12].float() / 255
+    return float(duel(generator, discriminator, optimizers, images[:8], images[8:], CONDITIONS.device)["discriminator"])
+
+
 SMALL = {
     "gan": {"epochs": 2, "batch": 16, "width": 4, "protected": 48},
     "sia-gan": {"epochs": 2, "batch": 16, "width": 4, "discriminator": 16, "protected": 48},
@@ -231,6 +245,24 @@ def test_few_or_large_images_get_as_many_steps_as_the_controls(tiles):
     # Every image is used before any is used again.
     few = batches(20)
     assert sorted(few.indices(0)[0].tolist()) == list(range(20))
+
+
+def test_where_the_discriminator_looks(tiles):
+    """As published it does not look at the lower and right border, and the one for the U-Net does."""
+    for scheme, everywhere in ((PublicScheme(name="x", block=4, key_per_image=False), False), (NETWORK, True)):
+        discriminator = make_attack("gan").make_discriminator(scheme)
+        images = (tiles[:4] / 255).requires_grad_()
+        scores = discriminator(images)
+        assert scores.shape == ((4, 25) if everywhere else (4,))
+        scores.sum().backward()
+        seen = images.grad.abs().amax(dim=(0, 1)) > 0
+        assert seen[:16, :16].any() and bool(seen[28:].any() or seen[:, 28:].any()) == everywhere
+        assert make_attack("gan", {"places": "all"}).make_discriminator(scheme).everywhere
+    # Every place counts alike, so that the loss stays on one scale.
+    both = [constant_duel(tiles, everywhere) for everywhere in (False, True)]
+    assert both[0] == pytest.approx(both[1])
+    with pytest.raises(UsageError, match="places=some: use one of"):
+        make_attack("gan", {"places": "some"})
 
 
 def test_generators_are_chosen_by_what_is_published():

@@ -24,6 +24,7 @@ from imageveil.training.device import Device
 from imageveil.training.loop import epoch_batches
 
 GENERATORS = ("auto", "pixel", "block", "unet")
+PLACES = ("auto", "one", "all")
 ADAM_BETAS = (0.5, 0.999)
 SIGN_IMAGES = 2000
 """Images of either kind, protected and plain, that tell whether guesses are negatives."""
@@ -47,6 +48,8 @@ class GANAttack(Attack):
 
     Attributes:
         generator: `pixel`, `block`, `unet`, or `auto`: by what is published about the scheme.
+        places: which scores of the discriminator count: `one`, of the most plain-looking part, as published; `all`; or
+            `auto`, which is `all` for the U-Net alone.
         width: channels of the U-Net at full resolution; the others are as published.
         epochs: times that every protected image is seen; oftener where they are few (see `Unpaired`).
         batch: protected and plain images a step.
@@ -63,6 +66,7 @@ class GANAttack(Attack):
     }
 
     generator: str = "auto"
+    places: str = "auto"
     width: Count = 24
     epochs: Count = 20
     batch: Count = 64
@@ -73,6 +77,8 @@ class GANAttack(Attack):
     def __post_init__(self) -> None:
         if self.generator not in GENERATORS:
             raise UsageError(f"there is no generator {self.generator!r}; use one of: {', '.join(GENERATORS)}")
+        if self.places not in PLACES:
+            raise UsageError(f"places={self.places}: use one of: {', '.join(PLACES)}")
 
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
@@ -87,7 +93,10 @@ class GANAttack(Attack):
         self.require(knowledge)
         conditions = conditions or Conditions()
         generator, discriminator = seeded(
-            conditions, lambda: self.make_generator(knowledge.scheme), AttackDiscriminator, start=start_weights
+            conditions,
+            lambda: self.make_generator(knowledge.scheme),
+            lambda: self.make_discriminator(knowledge.scheme),
+            start=start_weights,
         )
         optimizers = [
             torch.optim.Adam(network.parameters(), lr=self.rate, betas=ADAM_BETAS)
@@ -113,14 +122,22 @@ class GANAttack(Attack):
 
     def make_generator(self, scheme: PublicScheme) -> nn.Module:
         """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
-        kind = self.generator
-        if kind == "auto":
-            kind = "unet" if scheme.block is None else "pixel" if scheme.block == 1 else "block"
+        kind = self._generator(scheme)
         if kind == "pixel":
             return pixel_generator()
         if kind == "block":
             return block_generator(BLOCK if scheme.block in (None, 1) else scheme.block)
         return UNet(UNetConfig(widths=(self.width, 2 * self.width, 4 * self.width, 8 * self.width)))
+
+    def make_discriminator(self, scheme: PublicScheme) -> AttackDiscriminator:
+        """The discriminator that plays against the generator used against a scheme."""
+        unet = self._generator(scheme) == "unet"
+        return AttackDiscriminator(everywhere=unet if self.places == "auto" else self.places == "all")
+
+    def _generator(self, scheme: PublicScheme) -> str:
+        if self.generator != "auto":
+            return self.generator
+        return "unet" if scheme.block is None else "pixel" if scheme.block == 1 else "block"
 
 
 class Generated(Reconstruction):
@@ -239,7 +256,7 @@ def duel(
 
     Args:
         generator: protected images to guesses of the plain ones.
-        discriminator: images to one score each, larger for plain ones.
+        discriminator: images to one score each, or to one for each of their places; larger for plain ones.
         optimizers: of the generator and of the discriminator.
         protected: float (N, 3, H', W') in [0, 1]; what a block scheme padded is cut off the guesses.
         plain: float (M, 3, H, W) in [0, 1].
@@ -253,9 +270,11 @@ def duel(
         guess = generator(protected)[..., :height, :width]
         # The discriminator has no batch statistics, so both kinds may pass at once.
         scores = discriminator(torch.cat([plain, guess.detach()]))
-    truth = torch.cat([torch.ones(len(plain)), torch.zeros(len(guess))]).to(scores.device)
+    truth = torch.zeros_like(scores)
+    truth[: len(plain)] = 1
     # Published: the mean over plain images plus the mean over generated ones.
-    weight = torch.where(truth > 0, 1 / len(plain), 1 / len(guess))
+    places = scores[0].numel()
+    weight = torch.where(truth > 0, 1 / len(plain), 1 / len(guess)) / places
     told = F.binary_cross_entropy_with_logits(scores, truth, weight, reduction="sum")
     update(optimizers[1], told)
     discriminator.requires_grad_(False)

@@ -113,10 +113,16 @@ class AttackDiscriminator(nn.Module):
 
     Images have at least 16 pixels on a side; 32x32 ones pass through maps of 16, 8 and 5 places. Sirichotedumrong and
     Kiya, arXiv 2006.01342, after Madono et al. 2019. The sigmoid at its end belongs to the loss here.
+
+    Args:
+        width: channels of the first layer.
+        everywhere: give a score for every place instead of that of one. As published, no score depends on the lower and
+            right borders of a 32x32 image, where a generator may then do as it likes.
     """
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, *, everywhere: bool = False) -> None:
         super().__init__()
+        self.everywhere = everywhere
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
@@ -126,8 +132,10 @@ class AttackDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one score an image, float32 (N,)."""
-        scores = self.layers(images * 2 - 1).float()
+        """Return one score an image, float32 (N,), or one for each of P places, (N, P)."""
+        scores: Tensor = self.layers(images * 2 - 1).float()
+        if self.everywhere:
+            return scores.flatten(1)
         # The pooling leaves one place at 32x32, the upper left 3x3 of 5x5, and many on larger images: the largest.
         return F.max_pool2d(scores, min(3, *scores.shape[-2:])).amax(dim=(1, 2, 3))
 
