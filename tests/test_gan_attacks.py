@@ -198,7 +198,8 @@ def constant_duel(tiles: Tensor, everywhere: bool) -> float:
     generator = nn.Conv2d(3, 3, 1)
     optimizers = [torch.optim.SGD(network.parameters(), lr=0.0) for network in (generator, discriminator)]
     images = tiles[:12].float() / 255
-    return float(duel(generator, discriminator, optimizers, images[:8], images[8:], CONDITIONS.device)["discriminator"])
+    losses = duel(generator, discriminator, optimizers, images[:8], images[8:], CONDITIONS.device)
+    return losses["discriminator"].item()
 
 
 SMALL = {
