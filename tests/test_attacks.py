@@ -35,8 +35,7 @@ from imageveil.attacks.place_statistics import lay_out
 from imageveil.audit import attack as attack_module
 from imageveil.audit import controls
 from imageveil.audit.attack import all_floors, attack_and_judge, build_knowledge, judge
-from imageveil.audit.audit import left_out
-from imageveil.audit.cells import plan
+from imageveil.audit.cells import left_out, plan
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.audit.controls import controls_table, describe_control, run_control

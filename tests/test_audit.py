@@ -18,9 +18,9 @@ from imageveil.attacks.knowledge import PublicScheme
 from imageveil.audit import audit as audit_module
 from imageveil.audit import control_table
 from imageveil.audit.attack import build_knowledge
-from imageveil.audit.audit import AuditOptions, left_out, run_audit
+from imageveil.audit.audit import AuditOptions, run_audit
 from imageveil.audit.breaks import breaks_table
-from imageveil.audit.cells import Cell, parse_choice, plan, threats_for, trained_before
+from imageveil.audit.cells import Cell, left_out, parse_choice, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.conclusion import conclude, evidence, verdict_lines
 from imageveil.audit.control_state import (

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import torch
 from imageveil.attacks import THREATS, Conditions
 from imageveil.audit.audit_page import audit_page
 from imageveil.audit.cells import (
-    CONTAINS,
     TRAINING,
     Cell,
     check_threats,
+    left_out,
     plan,
     trained_before,
 )
@@ -196,25 +196,6 @@ def given_networks(options: AuditOptions) -> dict[str, str]:
     """
     given = {"classifier": options.classifier, "recogniser": options.recogniser}
     return {name: file_digest(path) for name, path in given.items() if path is not None}
-
-
-def left_out(threat: str, cells: Sequence[Cell], everything: Sequence[Cell], *, preset: str) -> list[str]:
-    """Titles of attacks that would run under a threat model, those it contains included, but were not asked for.
-
-    Args:
-        threat: the threat model.
-        cells: what is run.
-        everything: what would be, had nothing been chosen.
-        preset: budget of both.
-    """
-    able = (threat, *CONTAINS[threat])
-    run = [replace(cell, values={}) for cell in cells]
-    made = [cell.make(preset) for cell in cells]
-    return [
-        cell.title
-        for cell in everything
-        if cell.threat in able and (replace(cell, values={}), cell.make(preset)) not in zip(run, made, strict=True)
-    ]
 
 
 def _viewers(subject: Subject, out: Path) -> list[Row]:

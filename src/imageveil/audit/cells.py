@@ -14,7 +14,7 @@ The result of a threat model is the best over its own attacks and those of the t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -201,3 +201,22 @@ def plan(
             f"no attack asked for applies to {algorithm} under {' or '.join(chosen)}; name other attacks or threats"
         )
     return cells
+
+
+def left_out(threat: str, cells: Sequence[Cell], everything: Sequence[Cell], *, preset: str) -> list[str]:
+    """Titles of attacks that would run under a threat model, those it contains included, but were not asked for.
+
+    Args:
+        threat: the threat model.
+        cells: what is run.
+        everything: what would be, had nothing been chosen.
+        preset: budget of both.
+    """
+    able = (threat, *CONTAINS[threat])
+    run = [replace(cell, values={}) for cell in cells]
+    made = [cell.make(preset) for cell in cells]
+    return [
+        cell.title
+        for cell in everything
+        if cell.threat in able and (replace(cell, values={}), cell.make(preset)) not in zip(run, made, strict=True)
+    ]
