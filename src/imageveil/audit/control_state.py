@@ -29,9 +29,6 @@ NETWORKS = ("learned", "random-conv", "blur")
 ERRORS = ("mse_var",)
 """Figures of which little is a success."""
 
-BUDGETS = ("quick", "paper")
-"""From the smaller to the larger; a control in the first speaks for all others, too."""
-
 GENERATORS = {None: "unet", 1: "pixel"}
 """Of the GAN attack, by the pixels on the side of a scheme's blocks; `block` for all others, as `gan` chooses."""
 
@@ -154,9 +151,7 @@ def relevant(
 ) -> list[ControlResult]:
     """The controls that speak for an attack on an algorithm in a budget; see the module."""
     attack, wanted = controlled_as(cell), form(cell.attack, algorithm, cell.values)
-    budgets = {"exact", *BUDGETS[: BUDGETS.index(preset) + 1 if preset in BUDGETS else 1]}
-    if preset not in BUDGETS:
-        budgets.add(preset)
+    budgets = ("exact", "quick", preset)
     own = [one for one in controls if (one.attack, one.form) == (attack, wanted) and one.preset in budgets]
     same = [one for one in own if one.scheme == algorithm]
     alike = [one for one in own if algorithm in NETWORKS and one.scheme in NETWORKS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageveil import __version__
-from imageveil.deploy.journal import Journal, Outcome
+from imageveil.deploy.journal import Journal, Outcome, report_name
 from imageveil.deploy.options import ProtectOptions
 from imageveil.deploy.pipeline import Pipeline
 from imageveil.deploy.plan import Unit, remove_other_mappings, write_mapping
@@ -210,7 +210,6 @@ def finish_report(work: Work, journal: Journal) -> Summary:
         # Names that were to be hidden are not given away by the report.
         "other_files": dict(sorted(work.listing.other.items())) if kept else len(work.listing.other),
     }
-    name = "protect-report.json" if work.tag == "1-of-1" else f"protect-report-{work.tag}.json"
-    path = work.destination / name
+    path = work.destination / report_name(work.tag)
     write_files([(path, json.dumps(report, indent=1).encode() + b"\n")], tag=work.tag)
     return Summary(outcome=total, other=work.listing.other, report=path)

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -191,25 +190,29 @@ class Journal:
         """Take over what runs with another number of shards wrote, and delete their journals and reports."""
         own = self.path.stem.rpartition("-of-")[2]
         for path in sorted(self.destination.glob(".imageveil-journal-*-of-*.jsonl")):
-            tag = re.sub(r"^\.imageveil-journal-", "", path.stem)
+            tag = path.stem.removeprefix(".imageveil-journal-")
             if tag.rpartition("-of-")[2] == own:
                 continue
             outputs: set[str] = set()
-            with path.open("rb") as file:
+            with path.open("r+b") as file:
                 self._lock(file)
                 for line in _whole_lines(file):
                     with suppress(ValueError):
                         outputs.update(json.loads(line).get("outputs", []))
                 self.begin(f"outputs of {tag}", sorted(outputs))
                 path.unlink()
-            report = "protect-report.json" if tag == "1-of-1" else f"protect-report-{tag}.json"
-            (self.destination / report).unlink(missing_ok=True)
+            (self.destination / report_name(tag)).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+def report_name(tag: str) -> str:
+    """The file name of a shard's report."""
+    return "protect-report.json" if tag == "1-of-1" else f"protect-report-{tag}.json"
 
 
 def begun_with_key(destination: Path) -> bool:
