@@ -11,12 +11,12 @@ from torch import Tensor
 
 from imageveil.attacks import Conditions, Knowledge, inverse_network, make_attack
 from imageveil.attacks.gradients import total_variation
-from imageveil.attacks.inverse_network import TrainingPairs, make_front
+from imageveil.attacks.inverse_network import InverseNetwork, TrainingPairs, make_front
 from imageveil.attacks.knowledge import Pairs, PublicScheme, protector
 from imageveil.attacks.leaked_inverse import Stolen
 from imageveil.attacks.learning import batch_for
 from imageveil.attacks.losses import LOSSES, make_loss, sign_free, ssim
-from imageveil.attacks.sdar import Decoded, make_simulator
+from imageveil.attacks.sdar import Decoded, Game, make_simulator
 from imageveil.attacks.surrogates import own_scheme
 from imageveil.errors import UsageError
 from imageveil.images.augment import crop_and_flip
@@ -28,7 +28,7 @@ from imageveil.networks.reconstructors import (
     Reconstructor,
 )
 from imageveil.networks.sdar import ConvSimulator, LabelledCritic
-from imageveil.networks.unet import UNetConfig
+from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes import SCHEMES
 from imageveil.training.device import Device
 
@@ -318,6 +318,47 @@ def test_sdar_resumes_and_takes_labels(tiles, tmp_path):
         attack.fit(replace(given, plain_labels=None))
 
 
+def test_sdar_knows_nothing_of_the_owners_seed(tiles):
+    shape = {"widths": [4, 8, 8], "field": 2}
+    torch.manual_seed(0)
+    owners = UNet(UNetConfig(widths=(4, 8, 8), field=2)).state_dict()
+    given = known("recipe", "random-conv", tiles[:32], classifier=lambda x: x.mean(dim=(2, 3)))
+    learned = PublicScheme(name="learned", block=None, key_per_image=False)
+    given = replace(given, scheme=learned, recipe={"architecture": shape})
+    game = Game(make_attack("sdar", preset="smoke"), given, Conditions(seed=0, device=CPU))
+    own = game.networks["simulator"].state_dict()
+    drawn = [name for name, weight in owners.items() if weight.is_floating_point() and weight.std() > 0]
+    assert len(drawn) > 3 and not any(torch.equal(owners[name], own[name]) for name in drawn)
+    assert game.classes == 3  # the classifier's, of which the labels show two
+
+
+def test_attacks_that_train_an_inverse_take_that_of_their_budget():
+    for name in ("gradients", "leaked-inverse"):
+        for budget in ("quick", "paper", "smoke"):
+            there = InverseNetwork.in_budget(make_attack(name, preset=budget).inverse)
+            assert there == make_attack("inverse-network", preset=budget)
+        with pytest.raises(UsageError, match="no budget 'large'"):
+            make_attack(name, {"inverse": "large"})
+
+
+@pytest.mark.parametrize(
+    ("attack", "values", "scheme", "size"),
+    [
+        ("gan", {}, "none", 12),
+        ("sia-gan", {}, "none", 6),
+        ("unshared-weights", {}, "none", 12),
+        ("inverse-network", {}, "none", 2),
+        ("jigsaw", {}, "block-permute", 16),
+    ],
+)
+def test_images_too_small_for_an_attack(attack, values, scheme, size, tiles):
+    threat = "oracle" if attack == "inverse-network" else "ciphertext"
+    given = known(threat, "random-conv", tiles[:32, :, :size, :size])
+    given = replace(given, scheme=PublicScheme(name=scheme, block=1, key_per_image=False))
+    with pytest.raises(UsageError, match="pixel"):
+        make_attack(attack, values, preset="smoke").fit(given, Conditions(device=CPU))
+
+
 def test_decoded_images_keep_their_labels_at_any_size():
     large = torch.zeros(70, 3, 96, 96, dtype=torch.uint8)
     labels = torch.arange(70)
@@ -359,7 +400,7 @@ def test_gradients_find_what_a_convolution_hid(tiles):
 
 def test_gradients_over_weights_and_from_a_start(tiles):
     given = known("gradients", "random-conv", tiles[:32])
-    for values in ({"prior": "network", "steps": 4}, {"start": "inverse", "inverse_steps": 1, "steps": 2}):
+    for values in ({"prior": "network", "steps": 4}, {"start": "inverse", "steps": 2}):
         found = make_attack("gradients", values, preset="smoke").fit(given, Conditions(device=CPU))
         first, second = (found.reconstruct(given.protected[:3]) for _ in range(2))
         assert torch.equal(first, second) and first.shape == (3, 3, 32, 32)
@@ -373,7 +414,7 @@ def test_gradients_start_from_an_inverse_network_that_was_trained_before(tiles, 
     inverse = make_attack("inverse-network", TINY | {"steps": 3}).fit(
         known("oracle", "random-conv", tiles[:32]), before
     )
-    attack = make_attack("gradients", {"start": "inverse", "inverse_steps": 1, "steps": 1}, preset="smoke")
+    attack = make_attack("gradients", {"start": "inverse", "steps": 1}, preset="smoke")
     trained = {"inverse-network": tmp_path / "before", "gan": tmp_path}
     found = attack.fit(given, Conditions(device=CPU, folder=tmp_path / "own", trained=trained))
     assert torch.equal(found.first.reconstruct(given.protected), inverse.reconstruct(given.protected))

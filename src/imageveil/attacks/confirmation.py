@@ -19,7 +19,6 @@ from imageveil.errors import UsageError
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
 from imageveil.presets.ranges import Count, Rate, Widths
 from imageveil.schemes import SCHEMES
-from imageveil.training.device import average_gradients
 from imageveil.training.loop import epoch_batches
 from imageveil.training.optimizers import set_rates
 
@@ -33,9 +32,8 @@ class Confirmation(Attack):
 
     Attributes:
         matcher: `distance` compares with the candidates' protected selves, which under a key per image say nothing;
-            `trained` has two networks learn to describe protected and plain images alike, for schemes whose keys or
-            noise make the protected selves of one image differ.
-        draws: with `distance`, how often each candidate is protected; several help against noise.
+            `trained` has two networks learn to describe protected and plain images alike, for schemes whose keys make
+            the protected selves of one image differ.
         steps: with `trained`, number of steps.
         batch: with `trained`, pairs a step, each among the others as candidates.
         lr: with `trained`, Adam's rate, falling to zero along a cosine.
@@ -54,7 +52,6 @@ class Confirmation(Attack):
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"matcher": "trained"})
 
     matcher: str = "distance"
-    draws: Count = 1
     steps: Count = 2000
     batch: Count = 256
     lr: Rate = 1e-3
@@ -64,8 +61,8 @@ class Confirmation(Attack):
     def __post_init__(self) -> None:
         if self.matcher not in ("distance", "trained"):
             raise UsageError(f"there is no matcher {self.matcher!r}; use distance or trained")
-        if min(self.draws, self.steps, self.renew) < 1 or self.batch < 2:
-            raise UsageError("draws, steps and renew must be positive, and batch at least 2")
+        if min(self.steps, self.renew) < 1 or self.batch < 2:
+            raise UsageError("steps and renew must be positive, and batch at least 2")
 
     @classmethod
     def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
@@ -86,7 +83,7 @@ class Confirmation(Attack):
                     f"{knowledge.scheme.name} protects every image under a key of its own, so that a candidate's "
                     "protected self says nothing; use --set matcher=trained"
                 )
-            return Comparison(knowledge.oracle, self.draws)
+            return Comparison(knowledge.oracle)
         return self._train(knowledge, knowledge.oracle, conditions or Conditions(), stop_after)
 
     def _train(self, knowledge: Knowledge, oracle: Oracle, conditions: Conditions, stop_after: int | None) -> Matcher:
@@ -114,7 +111,6 @@ class Confirmation(Attack):
             loss = F.cross_entropy(scores, right[: len(picked)]) + F.cross_entropy(scores.T, right[: len(picked)])
             optimizer.zero_grad()
             loss.backward()
-            average_gradients(device, iter(learned))
             optimizer.step()
             return {"loss": loss, "right": (scores.argmax(1) == right[: len(picked)]).float().mean()}
 
@@ -136,15 +132,14 @@ class Confirmation(Attack):
 class Comparison(Matcher):
     """Nearness of protected images to the candidates' protected selves."""
 
-    def __init__(self, oracle: Oracle, draws: int) -> None:
-        self.oracle, self.draws = oracle, draws
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle = oracle
 
     def scores(self, protected: Tensor, candidates: Tensor) -> Tensor:
-        """Minus the squared distance to the mean over the draws; see `Matcher.scores`."""
-        draws = [self.oracle(candidates, f"draw {number}").float() for number in range(self.draws)]
-        mean = torch.stack(draws).mean(dim=0).flatten(1) - 127.5
+        """Minus the squared distance; see `Matcher.scores`."""
+        known = self.oracle(candidates, "candidates").float().flatten(1) - 127.5
         shown = protected.float().flatten(1) - 127.5
-        return 2 * shown @ mean.T - mean.square().sum(dim=1) - shown.square().sum(dim=1, keepdim=True)
+        return 2 * shown @ known.T - known.square().sum(dim=1) - shown.square().sum(dim=1, keepdim=True)
 
 
 class Descriptions(Matcher):

@@ -21,7 +21,7 @@ from imageveil.networks.attackers import AttackDiscriminator, block_generator, p
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.presets.ranges import Count, Rate
 from imageveil.training.device import Device
-from imageveil.training.loop import epoch_batches
+from imageveil.training.loop import epoch_batches, require_size
 
 GENERATORS = ("auto", "pixel", "block", "unet")
 PLACES = ("auto", "one", "all")
@@ -91,6 +91,7 @@ class GANAttack(Attack):
             stop_after: leave after this many steps, as if interrupted.
         """
         self.require(knowledge)
+        require_size(knowledge.plain, AttackDiscriminator.SMALLEST, "the discriminator")
         conditions = conditions or Conditions()
         generator, discriminator = seeded(
             conditions,

@@ -40,15 +40,15 @@ class Gradients(Attack):
         lr: Adam's rate, falling to zero along a cosine.
         variation: weight of the total variation, per pixel, beside the squared error per value.
         batch: images at once; decides memory, and nothing of the answer for `prior=image`.
-        inverse_steps: steps of the inverse network where `start=inverse` trains one.
+        inverse: budget of the inverse network where `start=inverse` trains one.
     """
 
     name: ClassVar[str] = "gradients"
     threats: ClassVar[tuple[str, ...]] = ("gradients",)
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"steps": 2000, "inverse_steps": 9750},
+        "paper": {"steps": 2000, "inverse": "paper"},
         "quick": {},
-        "smoke": {"steps": 20, "inverse_steps": 20},
+        "smoke": {"steps": 20, "inverse": "smoke"},
     }
 
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"start": "inverse"}, {"prior": "network"})
@@ -59,7 +59,7 @@ class Gradients(Attack):
     lr: Rate = 0.05
     variation: Weight = 1e-3
     batch: Count = 250
-    inverse_steps: Count = 3000
+    inverse: str = "quick"
 
     def __post_init__(self) -> None:
         if self.prior not in ("image", "network"):
@@ -68,8 +68,9 @@ class Gradients(Attack):
             raise UsageError(f"there is no start {self.start!r}; use mean or inverse")
         if self.prior == "network" and self.start != "mean":
             raise UsageError("start=inverse is a start for pixels; use prior=image with it")
-        if min(self.steps, self.batch, self.inverse_steps) < 1:
-            raise UsageError("steps, batch and inverse_steps must be positive")
+        if min(self.steps, self.batch) < 1:
+            raise UsageError("steps and batch must be positive")
+        InverseNetwork.in_budget(self.inverse)
 
     def fit(self, knowledge: Knowledge, conditions: Conditions | None = None) -> Reconstruction:
         """Keep the transformation; only `start=inverse` trains. See `Attack.fit`."""
@@ -79,7 +80,7 @@ class Gradients(Attack):
         first: Reconstruction | None = None
         if self.start == "inverse":
             first = trained_before(knowledge, conditions) or train_inverse(
-                InverseNetwork(steps=self.inverse_steps), knowledge, knowledge.oracle, conditions
+                InverseNetwork.in_budget(self.inverse), knowledge, knowledge.oracle, conditions
             )
         mean = knowledge.mean_image() / 255
         return Search(self, knowledge.transformation, mean, first, conditions)

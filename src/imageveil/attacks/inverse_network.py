@@ -7,7 +7,7 @@ scheme: the attacker knows the published algorithm.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,7 @@ from imageveil.networks.reconstructors import (
     Reconstructor,
 )
 from imageveil.presets.ranges import Count, Natural, Rate, Widths
-from imageveil.training.device import average_gradients
-from imageveil.training.loop import epoch_batches, step_generator
+from imageveil.training.loop import epoch_batches, require_size, step_generator
 from imageveil.training.optimizers import set_rates
 
 FRONTS = {
@@ -109,6 +108,17 @@ class InverseNetwork(Attack):
         if min(self.steps, self.batch, self.renew) < 1:
             raise UsageError("steps, batch and renew must be positive")
 
+    @classmethod
+    def in_budget(cls, budget: str) -> Self:
+        """The attack as one of its budgets has it, for attacks that use one.
+
+        Raises:
+            UsageError: there is no such budget.
+        """
+        if budget not in cls.budgets:
+            raise UsageError(f"there is no budget {budget!r}; use one of: {', '.join(cls.budgets)}")
+        return cls(**cls.budgets[budget])
+
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
     ) -> Reconstruction:
@@ -154,6 +164,8 @@ class TrainingPairs:
     def __init__(self, knowledge: Knowledge, oracle: Oracle | None, *, seed: int, renew: int, padding: int) -> None:
         if oracle is None and knowledge.known_pairs is None:
             raise UsageError("this attack needs pairs; use --threat pairs or oracle")
+        if padding:
+            require_size(knowledge.plain, padding + 1, "an attack that crops its images")
         self.known, self.plain, self.oracle = knowledge.known_pairs, knowledge.plain, oracle
         self.seed, self.renew, self.padding = seed, renew, padding
         self.held = -1
@@ -232,7 +244,6 @@ def train_inverse(
         loss = loss_of(guess, device.batch(given.plain[picked]))
         optimizer.zero_grad()
         loss.backward()
-        average_gradients(device, network.parameters())
         optimizer.step()
         return {"loss": loss}
 

@@ -14,6 +14,7 @@ from imageveil.attacks.compatibility import border_costs, check_joins
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.pieces import Changes
 from imageveil.attacks.puzzle import solve
+from imageveil.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Jigsaw(Attack):
         """Learn nothing but the mean of plain images; see `Attack.fit`."""
         self.require(knowledge)
         assert knowledge.scheme.block is not None
+        if knowledge.scheme.block < 2:
+            raise UsageError("jigsaw compares the borders of pieces; pieces of one pixel have none")
         changes = Changes(full=knowledge.scheme.name == "compressible")
         height, width = knowledge.protected.shape[-2:]
         check_joins((height // knowledge.scheme.block) * (width // knowledge.scheme.block), changes)

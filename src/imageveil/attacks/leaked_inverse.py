@@ -20,7 +20,6 @@ from imageveil.attacks.knowledge import THREATS, Knowledge
 from imageveil.attacks.surrogates import open_quietly
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
-from imageveil.presets.ranges import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +30,24 @@ class LeakedInverse(Attack):
         stolen: run directory of `imageveil train` that holds `inverse.safetensors`; goes with any threat, to which it
             adds the theft. None trains the inverse of the public weights, under the threat `recipe`.
         public: the scheme that this one was continued from, by name or path; None takes what the recipe says.
-        steps: steps of the inverse network of the public scheme.
+        inverse: budget of the inverse network of the public scheme.
     """
 
     name: ClassVar[str] = "leaked-inverse"
     threats: ClassVar[tuple[str, ...]] = THREATS
     schemes: ClassVar[tuple[str, ...] | None] = ("learned",)
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"steps": 9750},
+        "paper": {"inverse": "paper"},
         "quick": {},
-        "smoke": {"steps": 20},
+        "smoke": {"inverse": "smoke"},
     }
 
     stolen: Path | None = None
     public: str | None = None
-    steps: Count = 3000
+    inverse: str = "quick"
+
+    def __post_init__(self) -> None:
+        InverseNetwork.in_budget(self.inverse)
 
     @classmethod
     def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ class LeakedInverse(Attack):
                 "nothing says which public scheme this one was continued from; name it with --set public=NAME"
             )
         own = open_quietly(str(public))
-        return train_inverse(InverseNetwork(steps=self.steps), knowledge, own.oracle, conditions, own=own.digest)
+        return train_inverse(InverseNetwork.in_budget(self.inverse), knowledge, own.oracle, conditions, own=own.digest)
 
 
 class Stolen(Inverse):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions
 from imageveil.attacks.knowledge import Knowledge
+from imageveil.training.device import average_buffers, average_gradients
 from imageveil.training.loop import run_steps
 from imageveil.training.run_directory import RunDirectory, write_tensors
 
@@ -44,7 +45,7 @@ def learn(
         attack: whose values are the run's configuration, with seed, threat model and what the attacker was given; a
             directory of another configuration is refused.
         networks: networks by name, placed on the device; left in eval mode.
-        optimizers: their optimizers.
+        optimizers: their optimizers. Where several processes share every batch, each steps by the gradients' average.
         step_fn: does one step, drawing all its randomness from (seed, step), and returns scalars to log.
         knowledge: what the networks learn from.
         steps: number of steps.
@@ -86,6 +87,10 @@ def learn(
         for optimizer, own in zip(optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(own)
 
+    device = conditions.device
+    if device.world > 1:
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(lambda own, *_: average_gradients(device, iter(learned_by(own))))
     for network in networks.values():
         network.train()
     seconds = run_steps(
@@ -96,10 +101,11 @@ def learn(
         state=state,
         restore=restore,
         run=run,
-        device=conditions.device,
+        device=device,
         stop_after=stop_after,
     )
     for network in networks.values():
+        average_buffers(device, network)
         network.eval()
     if run is not None and weights is not None and stop_after is None:
         tensors = {
@@ -107,9 +113,15 @@ def learn(
             for name, network in networks.items()
             for key, value in network.state_dict().items()
         }
-        write_tensors(weights, tensors)
+        if device.rank == 0:
+            write_tensors(weights, tensors)
         run.finish({"seconds": seconds})
     return seconds
+
+
+def learned_by(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters that an optimizer steps."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def trained_seconds(folder: Path | None) -> float:

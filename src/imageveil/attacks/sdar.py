@@ -27,6 +27,9 @@ from imageveil.schemes.controls import SLOPE, RandomConvScheme
 from imageveil.training.loop import epoch_batches, step_generator
 from imageveil.training.optimizers import set_rates
 
+OWN_STREAM = 8
+"""Of the random numbers that first weights are drawn from (see `step_generator`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SDAR(Attack):
@@ -136,11 +139,14 @@ class Game:
             knowledge.plain_labels,
             knowledge.classifier,
         )
-        self.classes = int(max(self.labels.max(), self.plain_labels.max())) + 1
+        with torch.no_grad(), conditions.device.autocast():
+            answers = self.classifier(conditions.device.batch(knowledge.plain[:1])).shape[1]
+        self.classes = max(answers, int(max(self.labels.max(), self.plain_labels.max())) + 1)
         affordable = batch_for(attack.batch, knowledge.protected)
         self.batch = min(affordable, len(knowledge.protected), len(knowledge.plain))
         height, width = knowledge.protected.shape[-2:]
-        torch.manual_seed(conditions.seed)
+        # A stream of the attacker's own: the owner's networks may start from the same seed in the same architecture.
+        torch.manual_seed(step_generator(conditions.seed, 0, stream=OWN_STREAM).initial_seed())
         self.networks: dict[str, nn.Module] = {
             "simulator": make_simulator(knowledge),
             "decoder": Reconstructor(LabelFront((height, width), self.classes), widths=attack.widths),

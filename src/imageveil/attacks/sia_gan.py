@@ -25,6 +25,7 @@ from imageveil.attacks.learning import learn
 from imageveil.networks.sia_gan import SIADiscriminator, sia_generator
 from imageveil.networks.vgg import QuickNet
 from imageveil.presets.ranges import Count, Rate
+from imageveil.training.loop import require_size
 
 ADAM_BETAS = (0.0, 0.9)
 WHITENING_SAMPLE = 2000
@@ -72,6 +73,7 @@ class SIAGAN(Attack):
             stop_after: leave after this many steps, as if interrupted.
         """
         self.require(knowledge)
+        require_size(knowledge.plain, SIADiscriminator.SMALLEST, "the discriminator")
         conditions = conditions or Conditions()
         device, labels, plain_labels = conditions.device, knowledge.labels, knowledge.plain_labels
         height, width = knowledge.plain.shape[-2:]

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,6 +55,13 @@ MOVED = {
     "block-permute": Contents(halves=False, places="kept"),
 }
 """Blocks change places; the inside may have a key for each."""
+
+
+SIDE_PIXELS = 32
+"""Pixels on a side of the images by which a picture is told from its mirror image."""
+
+SIDE_IMAGES = 1000
+"""How many of them are made at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +136,11 @@ class Statistics(Attack):
             return MovedPatches(seen.values, seen.known, grid=seen.grid, starts=self.starts, seed=seed)
         if name == "block-ffx":
             return ReplacedBytes(seen, inside=inside)
-        kind = SharedBlocks if name in SHARED else MovedBlocks
-        return kind(seen, (SHARED | MOVED)[name], starts=self.starts, inside=inside, seed=seed)
+        if name in SHARED:
+            return SharedBlocks(seen, SHARED[name], starts=self.starts, inside=inside, seed=seed)
+        found = MovedBlocks(seen, MOVED[name], starts=self.starts, inside=inside, seed=seed)
+        found.choose_side(knowledge.protected, pad_to_blocks(knowledge.plain, block))
+        return found
 
 
 class PixelKey(Reconstruction):
@@ -178,6 +189,7 @@ class MovedBlocks(Reconstruction):
 
     def __init__(self, seen: Seen, contents: Contents, *, starts: int, inside: bool, seed: int) -> None:
         self.block, self.halves = seen.block, contents.halves
+        self.mirrored = False
         self.readers: list[blocks.Brightness] = []
         if self.halves:
             parts = blocks.split_halves(seen.values)
@@ -198,8 +210,26 @@ class MovedBlocks(Reconstruction):
         """Show thumbnails, or whole blocks where their inside was put in order; see `Reconstruction.reconstruct`."""
         values = self._placed(self._read(blocks.block_values(protected, self.block)))
         if self.places is None:
-            return show_brightness(values.mean(axis=-1), self.block, protected)
-        return show_values(np.take_along_axis(values, self.places[None], axis=-1), protected)
+            shown = show_brightness(values.mean(axis=-1), self.block, protected)
+        else:
+            shown = show_values(np.take_along_axis(values, self.places[None], axis=-1), protected)
+        return shown.flip(-1) if self.mirrored else shown
+
+    def choose_side(self, protected: Tensor, plain: Tensor) -> None:
+        """Choose between what was found and its mirror image, by all the images that the attacker has.
+
+        Nothing in a photograph but slight habits, such as where its light comes from, tells one from the other: where
+        images are few, this is little more than tossing a coin.
+
+        Args:
+            protected: uint8 (N, 3, H, W).
+            plain: uint8 (M, 3, H, W), padded likewise.
+        """
+        self.mirrored = False
+        shown = torch.cat([small_grey(self.reconstruct(part)) for part in torch.split(protected, SIDE_IMAGES)])
+        known = torch.cat([small_grey(part) for part in torch.split(plain, SIDE_IMAGES)]).flatten(1).numpy()
+        as_is, other = (blocks.moments_distance(views.flatten(1).numpy(), known) for views in (shown, shown.flip(-1)))
+        self.mirrored = other < as_is
 
     def _order_inside(
         self, values: Series, seen: Seen, contents: Contents, *, starts: int, seed: int
@@ -256,6 +286,12 @@ class ReplacedBytes(Reconstruction):
             return show_brightness(values[..., ~self.replaced].mean(axis=-1), self.block, protected)
         values[..., self.replaced] = self.table[values[..., self.replaced]]
         return blocks.from_block_values(values, *protected.shape[-2:])
+
+
+def small_grey(images: Tensor) -> Tensor:
+    """Brightness of uint8 images (N, 3, H, W), float32 (N, H', W') with at most `SIDE_PIXELS` on a side."""
+    height, width = (min(side, SIDE_PIXELS) for side in images.shape[-2:])
+    return F.adaptive_avg_pool2d(images.float().mean(dim=1), (height, width))
 
 
 def show_values(values: Series, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from imageveil.attacks.learning import learn
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import AttackDiscriminator, PositionMap, start_weights
 from imageveil.presets.ranges import Count, Natural, Rate
-from imageveil.training.loop import epoch_batches
+from imageveil.training.loop import epoch_batches, require_size
 
 DISCRIMINATOR_RATE = 2e-4
 MOMENTUM, DECAY = 0.9, 5e-4
@@ -83,6 +83,7 @@ class UnsharedWeights(Attack):
         optimizers: list[torch.optim.Optimizer] = [optimizer]
         paired = knowledge.known_pairs is not None or knowledge.oracle is not None
         if not paired:
+            require_size(knowledge.plain, AttackDiscriminator.SMALLEST, "the discriminator")
             [discriminator] = seeded(conditions, AttackDiscriminator, start=start_weights)
             networks["discriminator"] = discriminator
             optimizers.append(torch.optim.Adam(discriminator.parameters(), lr=DISCRIMINATOR_RATE, betas=ADAM_BETAS))

@@ -111,14 +111,16 @@ def block_generator(block: int = 4) -> Generator:
 class AttackDiscriminator(nn.Module):
     """The published discriminator, which tells plain images from generated ones by the most plain-looking part.
 
-    Images have at least 16 pixels on a side; 32x32 ones pass through maps of 16, 8 and 5 places. Sirichotedumrong and
-    Kiya, arXiv 2006.01342, after Madono et al. 2019. The sigmoid at its end belongs to the loss here.
+    Images have at least `SMALLEST` pixels on a side; 32x32 ones pass through maps of 16, 8 and 5 places.
+    Sirichotedumrong and Kiya, arXiv 2006.01342, after Madono et al. 2019. The sigmoid at its end belongs to the loss.
 
     Args:
         width: channels of the first layer.
         everywhere: give a score for every place instead of that of one. As published, no score depends on the lower and
             right borders of a 32x32 image, where a generator may then do as it likes.
     """
+
+    SMALLEST = 16
 
     def __init__(self, width: int = 64, *, everywhere: bool = False) -> None:
         super().__init__()

@@ -100,10 +100,12 @@ class SIADiscriminator(nn.Module):
     """The discriminator: seven convolutions with spectral norm, self-attention after the sixth and the last.
 
     Args:
-        height: rows of the plain images; the network serves this size only, at least 8 pixels.
+        height: rows of the plain images; the network serves this size only, at least `SMALLEST` pixels.
         width: columns of the plain images.
         channels: channels of the last convolution; 1,024 as published.
     """
+
+    SMALLEST = 8
 
     def __init__(self, height: int, width: int, *, channels: int = 1024) -> None:
         super().__init__()

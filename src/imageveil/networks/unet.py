@@ -132,7 +132,7 @@ class UNet(nn.Module):
             hidden = up(hidden, maps.pop())
         out: Tensor = self.head(hidden)
         if self.config.head == "sigmoid":
-            out = out.sigmoid()
+            out = out.float().sigmoid()  # what is rounded to bytes must not be rounded to 8 bits of mantissa before
         elif self.config.head == "contrast":
             out = block_contrast(out)
         return out[:, :, :height, :width]

@@ -1,8 +1,9 @@
 """Patch permutation for vision transformers (Qi et al., arXiv 2205.12041; Kiya et al., arXiv 2308.07612).
 
 A transformer sees an image as a set of patches, each multiplied by one matrix. The owner of the key can therefore
-convert a model trained on plain images into one that gives equal outputs on protected images. Whoever has both the
-plain and the converted model can read the key off them.
+convert a model trained on plain images into one that gives equal outputs on protected images, provided that all three
+colours are normalised alike: K2 mixes them. Whoever has both the plain and the converted model can read the key off
+them.
 """
 
 import numpy as np
