@@ -127,6 +127,20 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     whole = train(tmp_path / "whole", test=data)
     interrupted = train(tmp_path / "interrupted", test=data)
     (tmp_path / "interrupted" / "scheme.safetensors").unlink()
+    (tmp_path / "interrupted" / "transformation" / "config.json").rename(tmp_path / "config.json")
+    for other in (replace(TRANSFORMATION, widths=(4, 8, 16)), replace(TRANSFORMATION, field=2)):
+        with pytest.raises(UsageError, match="other settings"):
+            train_scheme(
+                data,
+                tmp_path / "interrupted",
+                preset="smoke",
+                config=other,
+                classifier_config=CLASSIFIER,
+                seed=0,
+                device=CPU,
+                test=data,
+            )
+    (tmp_path / "config.json").rename(tmp_path / "interrupted" / "transformation" / "config.json")
     again = train(tmp_path / "interrupted", test=data)  # classifier, P and encoder are reused, the last step is redone
     images = data.images[:16]
     protected = load_scheme(whole).protect(images)
@@ -643,6 +657,9 @@ from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS
 from imageveil.training.device import average_buffers, average_gradients, leave_processes, open_device
 from imageveil.training.pipeline import train_scheme
 from imageveil.training.transformation import Ingredients, TransformationTrainer, train_transformation
+from imageveil.attacks import Conditions, make_attack
+from imageveil.audit.attack import build_knowledge
+from imageveil.schemes import SCHEMES
 from dataclasses import replace
 
 torch.set_num_threads(1)
@@ -683,6 +700,13 @@ recipe = replace(CLASSIFIER_PRESETS["smoke"](), epochs=1)
 path = train_scheme(data, Path(sys.argv[1]), preset="smoke", config=config, classifier_config=recipe, seed=0,
                     device=device)
 assert path.is_file()
+# So does an attack, and process 0 writes its networks.
+known = build_knowledge("pairs", SCHEMES["pixel-same"](bytes(32)), data, pairs=16)
+attack = make_attack("unshared-weights", {"epochs": 2, "batch": 8})
+found = attack.fit(known, Conditions(device=device, folder=Path(sys.argv[1]) / "attack"))
+mine = torch.cat([weight.detach().flatten() for weight in found.generator.parameters()])
+torch.distributed.all_gather(all_of_them := [torch.empty_like(mine) for _ in range(2)], mine)
+assert torch.equal(all_of_them[0], all_of_them[1])
 print("agreed")
 leave_processes()
 raise SystemExit("still here")

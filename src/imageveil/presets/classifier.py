@@ -24,7 +24,8 @@ class ClassifierConfig:
         head_lr: SGD's learning rate of the last layer, with `muon`.
         shift_lr: SGD's learning rate of the shifts of batch norm, with `muon`; they bear far more than weights do.
         whitening_share: share of the run after which the shifts of a whitening layer stay as they are, with `muon`.
-        momentum: SGD's Nesterov momentum.
+        momentum: SGD's momentum.
+        nesterov: of Nesterov's kind.
         weight_decay: SGD's weight decay; with `muon` the share by which what SGD learns shrinks in a step at first.
         schedule: `linear` (to zero), `one-cycle`, `cosine`, or `steps` (divided by 5 at 30, 60 and 80 % of the run).
         label_smoothing: share of the target spread over all labels.
@@ -47,6 +48,7 @@ class ClassifierConfig:
     shift_lr: Rate = 53.0
     whitening_share: UpToAll = 0.375
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    nesterov: bool = True
     weight_decay: Weight = 2e-3
     schedule: Literal["linear", "one-cycle", "cosine", "steps"] = "linear"
     label_smoothing: Share = 0.2
@@ -65,6 +67,7 @@ def classifier_paper() -> ClassifierConfig:
         optimizer="sgd",
         lr=0.1,
         momentum=0.9,
+        nesterov=False,
         weight_decay=5e-4,
         schedule="steps",
         label_smoothing=0.0,

@@ -74,7 +74,7 @@ def build_optimizers(
     A group's `share`, if it has one, is the share of the run in which its rate falls to zero (see `set_rates`).
     """
     learned = [p for p in network.parameters() if p.requires_grad]
-    sgd: dict[str, Any] = {"momentum": config.momentum, "nesterov": True}
+    sgd: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov}
     if config.optimizer == "sgd":
         return [torch.optim.SGD(learned, lr=config.lr, weight_decay=config.weight_decay, **sgd)]
     if config.optimizer != "muon":

@@ -117,8 +117,9 @@ def train_scheme(
         # A name that no preset can choose: the network is given.
         epochs = max(config.warm_epochs, 1)
         recipe = replace(classifier_config, network="encoder", epochs=epochs)  # type: ignore[arg-type]
+        built = {"widths": list(config.widths), "field": config.field}
         network, summary["encoder"] = _classifier_step(
-            data, out / "encoder", recipe, common, seed=seed, device=device, test=test, network=plain
+            data, out / "encoder", recipe, common | built, seed=seed, device=device, test=test, network=plain
         )
         assert isinstance(network, EncoderClassifier)
         encoder = network
