@@ -487,6 +487,18 @@ def test_statistics_put_blocks_and_their_inside_in_order(name: str, train: Image
     assert likeness(whole, test.images) > (0.95 if name == "extended" else 0.99)
 
 
+def test_a_picture_is_told_from_its_mirror_image(train: ImageArrays) -> None:
+    light = torch.linspace(-60, 60, 32)  # that comes from the right
+    lit = replace(train, images=(train.images.float() * 0.5 + 64 + light).round().to(torch.uint8))
+    scheme = SCHEMES["block-permute"](bytes(range(32)))
+    known = build_knowledge("ciphertext", scheme, lit, images=300)
+    found = make_attack("statistics", {"starts": 3}).fit(known)
+    shown = found.reconstruct(known.protected)
+    assert shown[..., 16:].float().mean() > shown[..., :16].float().mean() + 40
+    found.choose_side(known.protected, known.plain.flip(-1))
+    assert torch.equal(found.reconstruct(known.protected), shown.flip(-1))
+
+
 def test_places_are_refined_from_a_wrong_start(train: ImageArrays) -> None:
     values = block_values(train.images[:500], 4)
     grid = values.reshape(len(values), 8, 8, 48).astype(np.float32)
@@ -558,10 +570,21 @@ def test_puzzle_figures(large: ImageArrays) -> None:
 
 def test_confirmation_is_no_reconstruction(train: ImageArrays, test: ImageArrays) -> None:
     scheme = SCHEMES["noise"](bytes(32))
-    found = make_attack("confirmation", {"draws": 2}).fit(build_knowledge("oracle", scheme, train, images=2))
+    found = make_attack("confirmation").fit(build_knowledge("oracle", scheme, train, images=2))
     assert isinstance(found, Matcher)
     judged = judge(found, test.images, scheme.protect(test.images), test.labels)
     assert judged.shown is None and judged.metrics["confirm_top1"] == 1.0
+
+
+def test_who_knows_the_label_guesses_among_its_class(train: ImageArrays, test: ImageArrays) -> None:
+    scheme, attack = SCHEMES["noise"](bytes(32)), make_attack("confirmation")
+    known = build_knowledge("oracle", scheme, train, images=2)
+    guessing = attack_and_judge(attack, scheme, known, test)[0]["floors"]
+    classes = len(set(test.labels.tolist()))
+    assert guessing["label_only"]["confirm_top1"] == pytest.approx(classes / len(test))
+    assert guessing["chance"]["confirm_top1"] == pytest.approx(1 / len(test))
+    unlabelled = replace(test, labels=None)
+    assert "label_only" not in attack_and_judge(attack, scheme, known, unlabelled)[0]["floors"]
 
 
 def test_controls_of_two_data_sets_do_not_share_a_run(train, test, tmp_path, monkeypatch) -> None:
@@ -599,5 +622,8 @@ def test_controls_become_a_table(train: ImageArrays, test: ImageArrays, tmp_path
     found = run_control(pairs("block-negative", 1), train, test)
     write_json(tmp_path / "one.json", found)
     assert json.loads((tmp_path / "one.json").read_text())["passed"] is True
+    write_json(tmp_path / "two.json", found | {"attack": "gan", "scheme": "tanaka", "passed": False})
     table = controls_table(tmp_path).splitlines()
-    assert len(table) == 3 and "| block-negative | tiles | pairs | bytes_exact | 1.0 |" in table[2]
+    assert len(table) == 6 and "| block-negative | tiles | pairs | bytes_exact | 1.0 |" in table[2]
+    assert table[5].startswith("Missed: `gan` on `tanaka`. Not recorded: ") and "`sdar` on `random-conv`" in table[5]
+    assert "block-negative" not in table[5]

@@ -147,9 +147,14 @@ def test_within_class_sets_and_averaging(tiles):
     plain, shown = tiles[:231], tiles[:231].clone()
     shown[labels == 0] = 0
     result = reid_within(plain, shown, labels)
-    assert result.queries == 230 and result.candidates == 65
+    # An average of two rates varies as if of so many equal queries.
+    assert result.queries == pytest.approx(4 / (1 / 200 + 1 / 30)) and result.candidates == 65
     assert result.floor == pytest.approx((1 / 100 + 1 / 30) / 2)
     assert result.rates["correlation"] == pytest.approx((0.01 + 1) / 2, abs=0.03)
+    # Among three there is little to choose: a class of so few does not count beside larger ones, and alone it does.
+    few = torch.tensor([0] * 30 + [1] * 3)
+    assert reid_within(plain[:33], plain[:33], few).candidates == 30
+    assert reid_within(plain[30:33], plain[30:33], few[30:]).candidates == 3
     with pytest.raises(UsageError, match="at least two"):
         reid_within(plain[:1], plain[:1], labels[:1])
 
@@ -158,6 +163,10 @@ def test_intervals():
     # Newcombe 1998, Table I: 81 of 263, and 0 of 20.
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+    # The bounds are the rates from which the one seen lies as many of their own deviations away.
+    for best_of, deviations in ((1, 1.959964), (4, 2.497705)):
+        for bound in wilson(81, 263, best_of=best_of):
+            assert abs(81 / 263 - bound) / (bound * (1 - bound) / 263) ** 0.5 == pytest.approx(deviations, abs=1e-5)
     values = torch.randn(2000, generator=torch.Generator().manual_seed(1))
     low, high = bootstrap(values, seed=3)
     assert (low, high) == bootstrap(values, seed=3)
@@ -175,7 +184,12 @@ def test_measure_crops_padding_and_names_the_matcher(faces):
     assert result.metrics["ssim"] < 0 < result.metrics["ssim_either_sign"] and result.metrics["perceptual"] > 0
     for name, (low, high) in result.intervals.items():
         assert low <= result.metrics[name] + 1e-9 and result.metrics[name] <= high + 1e-9, name
-    assert result.metrics["ssim_p95"] > result.metrics["ssim"]
+    for name, values, share in (
+        ("ssim_p95", result.ssim, 95),
+        ("psnr_p95", metrics.psnr(faces, 255 - faces), 95),
+        ("mse_var_p05", metrics.mse_var(faces, 255 - faces), 5),
+    ):
+        assert result.metrics[name] == pytest.approx(np.percentile(values.double().numpy(), share))
     assert "reid_within" not in measure(faces, padded).metrics
     with pytest.raises(UsageError, match="8-bit"):
         measure(faces.float(), faces, labels)

@@ -186,6 +186,9 @@ def attack_and_judge(
     judged = judge(found, test.images, protected, test.labels, recogniser=recogniser, seed=seed)
     if isinstance(found, Matcher):
         floor = {"chance": {"confirm_top1": 1 / len(test)}}
+        if test.labels is not None:
+            # Who knows the label chooses among the images of the class: on average over images, one of so many.
+            floor["label_only"] = {"confirm_top1": len(test.labels.unique()) / len(test)}
     elif floor is None:
         floor = all_floors(test, train, recogniser=recogniser, seed=seed)
     seconds = learning + judged.seconds

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from imageveil.attacks import ATTACKS, THREATS
 from imageveil.audit.cells import Cell
 from imageveil.audit.conclusion import duration, percent
 from imageveil.audit.control_state import ControlResult, load_controls, void_reason
+from imageveil.audit.similarity import mean_removed
 from imageveil.audit.verdict import Record, breaks, excess, guess, headline
 from imageveil.errors import UsageError
 from imageveil.records import made_on, read_records
@@ -19,6 +21,9 @@ NEEDS = {
     "oracle": "any image protected",
     "gradients": "the scheme itself",
 }
+VIEWER = "looking, the mean subtracted"
+"""What the table calls a viewer, who needs no attack."""
+
 HEAD = (
     "| scheme | data | cheapest attack that breaks it | threat | what it needs | seconds | SSIM | named within class "
     "| guessing |\n|---|---|---|---|---|---|---|---|---|"
@@ -37,25 +42,38 @@ def cheapest(records: Sequence[Record]) -> Record | None:
     return min((one for one in records if breaks(one)), key=cost, default=None)
 
 
-def breaks_table(folder: Path) -> str:
-    """A Markdown table over all attack records below a folder, one line a scheme and data set.
+def as_attack(record: Any) -> Record | None:
+    """A record as the table takes it, or None where it says nothing of a reconstruction.
+
+    A viewer who subtracts the mean of many protected images runs no attack, and is taken for one where that is enough
+    to break a scheme.
+    """
+    # Folders of runs hold other JSON files too.
+    if not isinstance(record, dict) or record.get("task") not in ("attack", "similarity"):
+        return None
+    if record["task"] == "similarity":
+        had = {"attacker_protected": float(record["n"])}
+        viewer = mean_removed(record) | {"attack": VIEWER, "threat": "ciphertext", "seconds": None}
+        viewer["metrics"] |= had
+        return viewer if headline(viewer) is not None and breaks(viewer) else None
+    return None if headline(record) in (None, "confirm_top1") else record
+
+
+def breaks_table(*folders: Path) -> str:
+    """A Markdown table over all records of attacks and viewers below some folders, one line a scheme and data set.
 
     Where no attack breaks a scheme the line shows the one that came nearest, and says so.
 
     Raises:
-        UsageError: there is no attack record.
+        UsageError: there is no such record.
     """
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in read_records(folder) if folder.is_dir() else []:
-        # Folders of runs hold other JSON files too.
-        if (
-            isinstance(record, dict)
-            and record.get("task") == "attack"
-            and headline(record) not in (None, "confirm_top1")
-        ):
-            found.setdefault((record["scheme"], record["data"]), []).append(record)
+    for record in (one for folder in folders if folder.is_dir() for one in read_records(folder)):
+        if (taken := as_attack(record)) is not None:
+            found.setdefault((taken["scheme"], taken["data"]), []).append(taken)
     if not found:
-        raise UsageError(f"{folder} holds no record of an attack; make some with: imageveil attack ... --out FILE")
+        names = " and ".join(map(str, folders))
+        raise UsageError(f"{names} holds no record of an attack; make some with: imageveil attack ... --out FILE")
     controls = load_controls()
     lines = [_line(records, controls) for _, records in sorted(found.items())]
     used = [record for records in found.values() for record in records]
@@ -66,7 +84,7 @@ def _images(record: Record) -> str:
     """The images that an attack used without pairs, in words."""
     protected, plain = (int(record["metrics"].get(f"attacker_{kind}", 0)) for kind in ("protected", "plain"))
     kind = ATTACKS.get(record["attack"])
-    if kind is not None and not kind.needs_plain:
+    if record["attack"] == VIEWER or (kind is not None and not kind.needs_plain):
         return f"{protected:,} protected image{'s' if protected > 1 else ''}"
     return f"{protected:,} protected, {plain:,} plain images"
 

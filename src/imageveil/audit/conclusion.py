@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from imageveil.attacks import THREATS
+from imageveil.audit.cells import CONTAINS
 from imageveil.audit.verdict import FOUND, Record, Row, ThreatVerdict, beaten, finding, guess, headline
 
 WHO = {
@@ -73,7 +74,7 @@ def evidence(row: Row) -> str:
 def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, images: int) -> str:
     """What an owner may conclude, in one sentence, by rule.
 
-    The weakest attacker at each level of harm is named, unless a weaker one already does more harm; then the weakest
+    The weakest attackers at each level of harm are named: more than one where neither has all that the other has. Then
     who can tell which image was protected; then who was held off; then what is open.
 
     Args:
@@ -83,16 +84,15 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
         images: number of judged images.
     """
     ordered = sorted(verdicts, key=lambda one: THREATS.index(one.threat))
-    clauses, before = [], len(THREATS)
+    clauses = []
     harm = {
         "breaks": f"images protected by {label} are not private from {{who}}: {{evidence}}",
         "leaks": "{who} gets more than guessing: {evidence}",
     }
     for level, text in harm.items():
-        first = next((one for one in ordered if one.level == level), None)
-        if first is not None and first.best is not None and THREATS.index(first.threat) < before:
-            before = THREATS.index(first.threat)
-            clauses.append(text.format(who=WHO[first.threat], evidence=evidence(first.best)))
+        for one in _weakest(ordered, level):
+            assert one.best is not None
+            clauses.append(text.format(who=WHO[one.threat], evidence=evidence(one.best)))
     told = next(((one.threat, row) for one in ordered if (row := one.confirmation) and row.outcome in FOUND), None)
     if told is not None:
         how = "" if told[1].outcome == "confirms" else " more often than by guessing"
@@ -101,8 +101,8 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
     open_ = [one for one in ordered if one.level == "open"]
     if held:
         clauses.append(
-            f"under {_list(held)} no attack in the budget {preset} reconstructed more from {images:,} protected images "
-            "than guessing does, which proves nothing about better attacks"
+            f"under {_list(held)} no attack in the budget {preset} reconstructed more of {images:,} judged images than "
+            "guessing does, which proves nothing about better attacks"
         )
     if open_:
         # A threat model inherits the doubts about those that it contains: they are counted once.
@@ -115,6 +115,12 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
         return "Nothing was judged, so nothing can be concluded."
     sentence = "; ".join(clauses) + "."
     return sentence[0].upper() + sentence[1:]
+
+
+def _weakest(verdicts: Sequence[ThreatVerdict], level: str) -> list[ThreatVerdict]:
+    """Those at a level whose threat model contains that of no other at this level."""
+    there = [one for one in verdicts if one.level == level]
+    return [one for one in there if not any(other.threat in CONTAINS[one.threat] for other in there)]
 
 
 def verdict_lines(label: str, data: str, verdicts: Sequence[ThreatVerdict], sentence: str) -> list[str]:

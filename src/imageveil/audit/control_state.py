@@ -117,8 +117,9 @@ def load_controls(folder: Path | None = None) -> list[ControlResult]:
     found = summarise(read_records(folder))
     if not found:
         raise UsageError(f"--controls {folder} holds no control; make them with: {command(out=str(folder))}")
-    own = {(one.attack, one.scheme, one.threat, one.metric) for one in found}
-    return found + [one for one in shipped if (one.attack, one.scheme, one.threat, one.metric) not in own]
+    own = {(one.attack, one.scheme, one.threat, one.metric, one.preset) for one in found}
+    kept = [one for one in shipped if (one.attack, one.scheme, one.threat, one.metric, one.preset) not in own]
+    return found + kept
 
 
 def form(attack: str, algorithm: str, values: Mapping[str, Any] | None = None) -> str:
@@ -151,7 +152,7 @@ def relevant(
 ) -> list[ControlResult]:
     """The controls that speak for an attack on an algorithm in a budget; see the module."""
     attack, wanted = controlled_as(cell), form(cell.attack, algorithm, cell.values)
-    budgets = ("exact", "quick", preset)
+    budgets = ("exact", "smoke") if preset == "smoke" else ("exact", "quick", preset)
     own = [one for one in controls if (one.attack, one.form) == (attack, wanted) and one.preset in budgets]
     same = [one for one in own if one.scheme == algorithm]
     alike = [one for one in own if algorithm in NETWORKS and one.scheme in NETWORKS]

@@ -218,8 +218,8 @@ CONTROLS: tuple[Control, ...] = (
     ),
     Control(attack="sia-gan", scheme="tanaka", metric="ssim", target=0.3, images=GAN_IMAGES, peer=("gan", 1.0)),
     _positions("pixel-same", 0.95),
-    # The mean image, the best blind guess, has 0.128. Nothing is to be had here: more would mean that something leaks
-    # from the judged images to the attack.
+    # The mean image, the best blind guess, has 0.128. No affine map is to be had here: more would mean that something
+    # leaks from the judged images to the attack. (How far a byte lies from mid-grey stays, and names some images.)
     _positions("pixel-different", 0.14, at_most=True),
 )
 

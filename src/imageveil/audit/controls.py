@@ -206,4 +206,10 @@ def controls_table(folder: Path) -> str:
             f"{found['seconds']:.1f}",
         )
         rows.append(f"| {' | '.join((*cells, *measured))} |")
+    missed = [f"`{one['attack']}` on `{one['scheme']}`" for one in found_there if not one["passed"]]
+    there = {(one["attack"], one["scheme"], next(iter(one["target"]))) for one in found_there}
+    unrecorded = [
+        f"`{row.attack}` on `{row.scheme}`" for row in CONTROLS if (row.attack, row.scheme, row.metric) not in there
+    ]
+    rows += ["", f"Missed: {', '.join(missed) or 'none'}. Not recorded: {', '.join(unrecorded) or 'none'}."]
     return "\n".join(rows)

@@ -1,25 +1,28 @@
 """How sure a figure is: Wilson's interval for rates, the bootstrap over images for means."""
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
-Z95 = 1.959964
 RESAMPLES = 1000
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float, *, best_of: int = 1) -> tuple[float, float]:
     """The 95 % score interval of a rate (Wilson 1927), inside [0, 1].
 
     Args:
         successes: number of hits; a fraction where ties were shared.
-        n: number of trials, at least one.
+        n: number of trials, at least one; a fraction where some weigh more than others.
+        best_of: the rate is the largest of so many, each of which may be lucky: the interval is widened so that all of
+            theirs hold together (Bonferroni).
     """
+    z = NormalDist().inv_cdf(1 - 0.025 / best_of)
     rate = successes / n
-    centre = rate + Z95**2 / (2 * n)
-    half = Z95 * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n**2))
-    below = 1 + Z95**2 / n
+    centre = rate + z**2 / (2 * n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    below = 1 + z**2 / n
     return max(0.0, (centre - half) / below), min(1.0, (centre + half) / below)
 
 

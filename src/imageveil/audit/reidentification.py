@@ -17,6 +17,9 @@ from imageveil.errors import UsageError
 
 ALL_CLASSES = 1000
 SAME_CLASS = 100
+LEAST_CANDIDATES = 10
+"""Among fewer images of a class guessing is right so often that the right one says little."""
+
 LUMINANCE = (0.299, 0.587, 0.114)
 # Below this norm a feature is what rounding leaves of a flat image, and says nothing.
 FLAT = 1e-4
@@ -31,14 +34,15 @@ class Reidentification:
         rates: share of right answers by matcher.
         best: the matcher with the highest rate.
         candidates: images to choose from, averaged over classes where these differ.
-        queries: images that were asked for.
+        queries: images that were asked for; fewer than there were where classes differ in size, since an image of a
+            small class weighs more in the average over classes.
         floor: what guessing reaches.
     """
 
     rates: dict[str, float]
     best: str
     candidates: float
-    queries: int
+    queries: float
     floor: float
 
     @property
@@ -48,8 +52,8 @@ class Reidentification:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of that rate."""
-        return wilson(self.rate * self.queries, self.queries)
+        """95 % interval of that rate, the best of several."""
+        return wilson(self.rate * self.queries, self.queries, best_of=len(self.rates))
 
 
 def reid_top1(plain: Tensor, shown: Tensor, *, candidates: int = ALL_CLASSES, seed: int = 0) -> Reidentification:
@@ -78,7 +82,8 @@ def reid_within(
     """Re-identification among images of the same class, so that knowing the label does not help.
 
     As `reid_top1` with sets from one class each (all of a class that has fewer images); rates are averaged over
-    classes. Classes of a single image are left out.
+    classes. Classes of fewer than `LEAST_CANDIDATES` images are left out, or where all are so small, those of a single
+    image.
 
     Raises:
         UsageError: the shapes differ, or no class has two images.
@@ -86,9 +91,9 @@ def reid_within(
     check_pair(plain, shown)
     order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(seed))
     shuffled = labels.cpu()[order]
-    return _rate(
-        plain, shown, [_sets(order[shuffled == label], candidates) for label in sorted(set(shuffled.tolist()))]
-    )
+    classes = [_sets(order[shuffled == label], candidates) for label in sorted(set(shuffled.tolist()))]
+    enough = [sets for sets in classes if len(sets[0]) >= min(candidates, LEAST_CANDIDATES)]
+    return _rate(plain, shown, enough or classes)
 
 
 def _sets(members: Tensor, candidates: int) -> list[Tensor]:
@@ -108,11 +113,13 @@ def _rate(plain: Tensor, shown: Tensor, classes: list[list[Tensor]]) -> Reidenti
         hits = [torch.cat([_hits(score(here[part], there[part])) for part in sets]).mean() for sets in classes]
         rates[name] = float(torch.stack(hits).mean())
     sizes = torch.tensor([len(sets[0]) for sets in classes], dtype=torch.float64)
+    asked = torch.tensor([sum(len(part) for part in sets) for sets in classes], dtype=torch.float64)
     return Reidentification(
         rates=rates,
         best=max(rates, key=lambda name: rates[name]),
         candidates=float(sizes.mean()),
-        queries=sum(len(part) for sets in classes for part in sets),
+        # As many equal queries would give an average over classes with the same variance.
+        queries=float(len(classes) ** 2 / (1 / asked).sum()),
         floor=float((1 / sizes).mean()),
     )
 

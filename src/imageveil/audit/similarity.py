@@ -114,7 +114,7 @@ def mean_removed(found: Mapping[str, Any]) -> dict[str, Any]:
         The same record with that viewer's figures and intervals under their common names, and no others.
     """
     metrics, intervals = (
-        {name.removesuffix(REMOVED): value for name, value in found[kind].items() if name.endswith(REMOVED)}
+        {name.removesuffix(REMOVED): value for name, value in (found[kind] or {}).items() if name.endswith(REMOVED)}
         for kind in ("metrics", "intervals")
     )
     candidates = {name: value for name, value in found["metrics"].items() if name.endswith("_candidates")}

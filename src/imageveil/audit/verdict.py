@@ -21,17 +21,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from imageveil.audit.cells import CONTAINS
+from imageveil.audit.reidentification import LEAST_CANDIDATES
 
 HALF = 0.5
 TIMES_FLOOR = 2.0
 MARGIN = 0.05
 """SSIM, and squared error over variance, must beat the best guess by this: fitted means beat measured ones a little."""
 
-LEAST_CANDIDATES = 10
-"""Among fewer images of a class guessing is right so often that the right one says little."""
-
 LEAST_JUDGED = 100
 """Fewer judged images than this say nothing that reassures."""
+
+LEAST_SEEN = 500
+"""Nor does an attacker who had fewer protected images than this to learn from."""
 
 CONFIRMATION = "confirmation"
 """The attack that recognises and does not reconstruct."""
@@ -178,6 +179,9 @@ def _weak(record: Record) -> list[str]:
     found = []
     if record["n"] < LEAST_JUDGED:
         found.append(f"only {record['n']} images were judged, fewer than {LEAST_JUDGED}")
+    had = record["metrics"].get("attacker_protected", LEAST_SEEN)
+    if had < LEAST_SEEN:
+        found.append(f"an attacker had only {had:.0f} protected images, fewer than {LEAST_SEEN}")
     if record["preset"] == "smoke":
         found.append("budget smoke is for trying things out")
     return found
