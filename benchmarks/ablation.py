@@ -33,8 +33,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no-joint": ("without the classifier that learns along", {"joint": 0.0}),
     "no-distil": ("without a plain classifier's features", {"distil": 0.0}),
     "no-contrast": ("output not normalised in contrast", {"head": "sigmoid"}),
-    "with-4": ("and (4) towards P, lambda = 0.4", {"lambda_": 0.4}),
-    "with-8": ("and (8) through h_theta, gamma2 = 0.4", {"gamma2": 0.4}),
+    "with-4": ("with (4) towards P, lambda = 0.4", {"lambda_": 0.4}),
+    "with-8": ("with (8) through h_theta, gamma2 = 0.4", {"gamma2": 0.4}),
     "6-for-viewer": (
         "(6) up to L_feat = 3, gamma1 = -0.25, for the viewer",
         {"viewer": 0.0, "gamma1": -0.25, "margin": 3.0},

@@ -1,8 +1,10 @@
 """The model card of a shipped scheme, from its file and the records under results/; `docs/tables.py` writes it.
 
-Every figure in the card comes from a record; a row without a record is left out.
+Every measured figure in the card comes from a record or from the scheme's file; a row without a record is left out.
+What the sentences say of them is written by hand: read them again after new records.
 """
 
+import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 
 import ablation
 
-from imageveil.audit.verdict import guess
+from imageveil.audit.conclusion import WORDS
+from imageveil.audit.similarity import mean_removed
+from imageveil.audit.verdict import finding, guess
 from imageveil.records import made_on, read_records
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
@@ -91,11 +95,10 @@ def similarity_rows(records: list[dict[str, Any]], name: str) -> list[str]:
     rows = [r for r in records if r["task"] == "similarity" and r["scheme"] == name]
     for row in rows:
         metrics = row["metrics"]
-        candidates = metrics.get("reid_within_candidates")
-        chance = percent(1 / candidates) if candidates else "-"
         lines.append(
             f"| {row['data']} | {row['n']} | {metrics['ssim']:.3f} | {row['floors']['blind']['ssim']:.3f} "
-            f"| {shown(metrics, 'reid_within')} | {chance} | {shown(metrics, 'reid_within_mean_removed')} |"
+            f"| {shown(metrics, 'reid_within')} | {shown(row['floors'].get('chance', {}), 'reid_within')} "
+            f"| {shown(metrics, 'reid_within_mean_removed')} |"
         )
     return [*lines, "", *(f"- {row['data']}: {source(row)}" for row in rows)]
 
@@ -104,8 +107,8 @@ def summary(records: list[dict[str, Any]], name: str) -> str:
     """What it costs and what it hides, one line a data set; records made by the recipe `quick`."""
     lines = [
         "| data | accuracy on plain images | on protected ones | SSIM to the plain image "
-        "| named within its class | the same, mean subtracted | chance |",
-        "|---|---|---|---|---|---|---|",
+        "| named within its class | the same, mean subtracted | chance | by the audit's rule |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     found: dict[tuple[str, str, str], dict[str, Any]] = {
         (r["task"], r["data"], r["scheme"]): r for r in records if r["preset"] in (None, "quick")
@@ -118,9 +121,10 @@ def summary(records: list[dict[str, Any]], name: str) -> str:
         if seen is not None:
             metrics = seen["metrics"]
             cells += [f"{metrics['ssim']:.3f}", percent(metrics["reid_within"])]
-            cells += [percent(metrics["reid_within_mean_removed"]), percent(1 / metrics["reid_within_candidates"])]
+            cells += [percent(metrics["reid_within_mean_removed"]), percent(seen["floors"]["chance"]["reid_within"])]
+            cells += [WORDS[finding(mean_removed(seen))]]
         else:
-            cells += [""] * 4
+            cells += [""] * 5
         used += [row for row in (plain, hidden, seen) if row is not None]
         lines.append(f"| {data} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *earlier_note(used), made_on(used)])
@@ -160,7 +164,7 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
             f"| {shown(similarity, 'reid_within_mean_removed')} | {reached} | {shown(training, 'inverse')} |"
         )
         used += [found[task] for task in ("similarity", "classify") if task in found]
-    chance = percent(1 / used[0]["metrics"]["reid_within_candidates"])
+    chance = percent(used[0]["floors"]["chance"]["reid_within"])
     how = (
         f"{used[0]['n']:,} test images; guessing names {chance}. Minutes are those of the transformation alone, "
         "without the classifiers before it, and not of one processor."
@@ -181,7 +185,8 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         f"{percent(literal.training['preliminary']['classified_right'])} right), gamma1 = -1, "
         "without a viewer and without a warm start (preset `literal`). It does not ship. The perceptual distance (6) "
         "has no bound, and at the scale at which features have mean 1 it drowns everything else: at the last step it "
-        f"is {last['L_p']:.0f}, the loss (8) of the VGG13 {last['L_c']:.1f} (guessing has 2.3), and the images are all "
+        f"is {last['L_p']:.0f}, the loss (8) of the VGG13 {last['L_c']:.1f} (guessing among ten classes has "
+        f"{math.log(10):.1f}), and the images are all "
         "but one colour. What else differs in them can hardly be seen, but for a striped area in two of the sixteen "
         "below, and still names the photograph. Photographs of 96 pixels, plain on the left:",
         "",
@@ -231,7 +236,8 @@ def ablation_section() -> list[str]:
         "",
         f"Short runs that differ in one term each ({records[0]['preset']}; what a viewer sees on {records[0]['n']:,} "
         "test images; one seed), all from one encoder. So little training hides and keeps less than the shipped "
-        "scheme does: compare the rows with the first. Accuracies are by the recipe of the commit, before the present "
+        "scheme does: compare each row with the first alone. Numbers are those of the paper's equations "
+        "(docs/architecture.md). Accuracies are by the recipe of the commit, before the present "
         "one. `benchmarks/ablation.py` makes them.",
         "",
         ablation.table(folder),
@@ -273,6 +279,7 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
             continue
         what = f"{row['attack']}, {row['threat']}" if row["task"] == "attack" else row["task"]
         kind = ", plain images" if row["scheme"] == "none" else ""
+        kind += ", by an earlier recipe" if row["earlier"] else ""
         figures = {key: round(row["metrics"][key], 4) for key in MEASURED[row["task"]] if key in row["metrics"]}
         out[f"{row['data']}, {what}{kind}"] = {**figures, "n": row["n"], "commit": row["commit"]}
     return out
