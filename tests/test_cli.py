@@ -1,19 +1,25 @@
 """The command line: help is quick to load, errors are one sentence with the right exit code."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import imageveil
 from imageveil import records
+from imageveil.cli import app, main
+from imageveil.deploy.pool import open_pool
 from imageveil.errors import RunError
 from imageveil.processor import Processor
 from imageveil.records import check_writable, write_json
+from imageveil.schemes.catalogue import write_key
 from imageveil.training.device import Device
 
 
@@ -55,10 +61,80 @@ def test_wrong_use_is_one_sentence_and_code_2(arguments, words):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["protect", "plain", "x" * 5000, "--scheme", "none.key"], 1, "File name too long"),
+        (["protect", "x" * 5000, "out", "--scheme", "none.key"], 2, "cannot be reached: File name too long"),
+        (["protect", "plain", "out", "--scheme", "x" * 5000], 2, "cannot be reached: File name too long"),
+        (["protect", "plain", "out", "--scheme", "none.key", "--quality", "3"], 2, "--quality is for --format jpeg"),
+        (["protect", "plain", "out", "--scheme", "none.key", "--ray", "--workers", "2"], 2, "--workers is for one"),
+        (["keygen", "tanaka", ""], 2, "names no file"),
+        (["keygen", "tanaka", "none.key/x"], 1, "cannot write the scheme file none.key/x"),
+        (["keygen", "tanaka", "x" * 300], 1, "File name too long"),
+        (["keygen", "tanaka", "none.key"], 2, "none.key exists"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(arguments, code, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_key("none", "none.key")
+    monkeypatch.setattr(sys, "argv", ["imageveil", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr().err
+    assert end.value.code == code and words in told and len(told.strip().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.key"]
+
+
+def replaced(lines: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command `schemes` in a process of its own, with something else in place of its table."""
+    code = (
+        "import os, signal, sys; sys.argv = ['imageveil', 'schemes']\n"
+        "import imageveil.schemes.catalogue as catalogue\n"
+        f"catalogue.scheme_lines = lambda size: {lines}\n"
+        "from imageveil.cli import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+def test_a_ctrl_c_is_told_in_one_sentence_and_left_to_the_main_process():
+    done = replaced("os.kill(os.getpid(), signal.SIGINT)")
+    assert done.returncode == 130
+    assert done.stderr.startswith("imageveil: interrupted; ") and len(done.stderr.splitlines()) == 1
+    with open_pool(1) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result(30) == signal.SIG_IGN
+
+
+def test_names_that_are_no_text_can_be_told():
+    done = replaced("['caf' + chr(0xdce9)]", PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 0 and done.stdout == "caf\\udce9\n"
+
+
+@pytest.mark.parametrize(("kind", "code"), [("png", 1), ("png", 0), ("jpeg", 0)])
+def test_reveal_tells_what_was_lost(kind, code, photograph, tmp_path):
+    (tmp_path / "plain").mkdir()
+    for number in range(2):
+        pixels = photograph[:, 32 * number : 32 * number + 32, 50:82]
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "plain" / f"{number}.png")
+    plain, key, out, back = (str(tmp_path / name) for name in ("plain", "key", "out", "back"))
+    write_key("tanaka", key)
+    done = CliRunner().invoke(app, ["protect", plain, out, "--scheme", key, "--workers", "0", "--format", kind])
+    assert done.exit_code == 0, done.output
+    if code:
+        (tmp_path / "out" / "1.png").write_bytes(b"\x89PNG, or what is left of it")
+    done = CliRunner().invoke(app, ["reveal", key, out, back])
+    assert done.exit_code == code and f"{2 - code} images revealed" in done.output
+    assert ("skipped 1.png" in done.output) == bool(code) and ("not exact" in done.output) == (kind == "jpeg")
+
+
+def test_a_cache_that_is_not_there_is_not_said_to_be_deleted():
+    assert CliRunner().invoke(app, ["clear-cache"]).output == "there was nothing to delete\n"
+
+
 @pytest.mark.parametrize(("given", "seed"), [([], None), (["--seed", "3"], 3)])
 def test_train_draws_its_seed_unless_one_is_given(given, seed, monkeypatch):
-    from imageveil.cli import app
-
     seen = []
 
     def train_scheme(*_, **options):

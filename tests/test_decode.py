@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import imageveil
-from imageveil.images.decode import ImageError, decode, decode_file, decode_open
+from imageveil.images.decode import ImageError, decode, decode_file, decode_open, image_suffixes
 from imageveil.schemes import SCHEMES
 
 
@@ -30,6 +30,13 @@ def test_every_case_decodes_or_says_why_not(photo):
             assert case.fate != "skipped", case.name
             assert decoded.image.mode == "RGB" and not decoded.image.info
             assert "frames" not in case.name or decoded.notes
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".hif", ".pef", ".srw", ".crw", ".3fr", ".rwl", ".mrw", ".kdc", ".dng"])
+def test_raw_files_and_heic_are_images_that_are_skipped(photo, suffix):
+    assert suffix in image_suffixes()
+    with pytest.raises(ImageError, match=f"{suffix} files are not read here"):
+        decode_file(io.BytesIO(corpus.encoded(photo, "TIFF")), name=f"a{suffix.upper()}")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

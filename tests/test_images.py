@@ -1,6 +1,8 @@
 """Sources, the array cache and augmentation, on real photographs."""
 
 import io
+import json
+import os
 import shutil
 
 import numpy as np
@@ -11,11 +13,14 @@ import torch
 from corpus import encoded
 from PIL import Image
 
+from imageveil.deploy.bulk import ProtectOptions, protect_source
 from imageveil.deploy.listing import list_source
-from imageveil.errors import UsageError
+from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import cache_folder, clear_cache, judged, load_arrays, load_splits, train_and_test
 from imageveil.images.augment import crop_and_flip, zoomed
+from imageveil.images.parquet import damage
 from imageveil.images.sources import open_source
+from imageveil.schemes.catalogue import write_key
 
 
 def picture(pixels: torch.Tensor) -> Image.Image:
@@ -76,6 +81,24 @@ def test_cache_is_private_reused_and_deleted(folder, tiles):
     assert not cache_folder().exists()
 
 
+def test_a_cache_behind_a_link_is_deleted_too(folder, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "disk"
+    elsewhere.mkdir()
+    cache_folder().parent.mkdir()
+    cache_folder().symlink_to(elsewhere)
+    with pytest.warns(UserWarning, match="left out"):
+        load_arrays(str(folder))
+    assert list(elsewhere.rglob("*.npy"))
+    refuse = PermissionError(13, "Permission denied", "images.npy")
+    with monkeypatch.context() as patched, pytest.raises(RunError, match=r"left in .*disk: images.npy: Permission"):
+        patched.setattr(os, "rmdir", lambda *_, **__: (_ for _ in ()).throw(refuse))
+        clear_cache()
+    assert clear_cache() == elsewhere and not elsewhere.exists()
+    assert clear_cache() is None
+    with pytest.warns(UserWarning, match="left out"):
+        assert len(load_arrays(str(folder))) == 8
+
+
 def test_images_without_splits_are_dealt_out(folder):
     whole, test = load_splits(str(folder))
     assert len(whole) == 8 and test is None
@@ -126,6 +149,189 @@ def test_rows_of_one_path_have_names_of_their_own(tmp_path, tiles):
     assert [item.key for item in list_source(str(tmp_path)).items] == expected
 
 
+def test_a_path_that_looks_like_the_name_of_another_row_is_no_second_use_of_it(tmp_path, tiles):
+    paths = ["x.png", "t-0000002-x.png", "x.png", "t/0000004", None]
+    cells = [
+        {"bytes": encoded(picture(tile), "PNG"), "path": path} for tile, path in zip(tiles[:5], paths, strict=True)
+    ]
+    write_rows(tmp_path / "t.parquet", cells)
+    keys = [item.key for item in list_source(str(tmp_path)).items]
+    assert keys == load_arrays(str(tmp_path)).keys and keys[:2] == paths[:2] and len(set(keys)) == 5
+
+
+@pytest.mark.parametrize("read", [list_source, open_source])
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["a.png", "data.parquet"], r"images \(a.png\) and Parquet files \(data.parquet\)"),
+        (["cat/a.png", "data.parquet"], r"images \(cat/a.png\) and Parquet"),
+        (["a.png", "data/train.parquet"], r"Parquet files \(data/train.parquet\)"),
+        (["one.parquet", "data/train.parquet"], "in folders .* give the folder in which they lie"),
+    ],
+)
+def test_no_image_is_left_out_beside_images_of_another_kind(tmp_path, tiles, files, words, read):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith("png"):
+            picture(tiles[0]).save(tmp_path / name)
+        else:
+            write_rows(tmp_path / name, [{"bytes": encoded(picture(tiles[1]), "PNG"), "path": "b.png"}])
+    with pytest.raises(UsageError, match=words):
+        read(str(tmp_path))
+
+
+@pytest.fixture
+def none_key(tmp_path) -> str:
+    """A scheme that writes what it was given, so that tests see what was read."""
+    write_key("none", tmp_path / "none.key")
+    return str(tmp_path / "none.key")
+
+
+QUICK = ProtectOptions(workers=0, quiet=True, output="folder")
+
+
+def test_a_second_run_in_one_process_reads_anew(tmp_path, tiles, none_key):
+    path = tmp_path / "plain" / "data.parquet"
+    path.parent.mkdir()
+    for number in range(2):
+        write_rows(path, [{"bytes": encoded(picture(tiles[number]), "PNG"), "path": "a.png"}])
+        os.utime(path, ns=(10**18, 10**18))  # as copies that keep the time do
+        protect_source(str(path.parent), tmp_path / f"{number}", none_key, QUICK)
+        written = np.asarray(Image.open(tmp_path / f"{number}" / "a.png"))
+        assert np.array_equal(written, tiles[number].permute(1, 2, 0).numpy())
+
+
+def test_a_shard_that_changes_during_a_run_ends_it(tmp_path, tiles, none_key, monkeypatch):
+    path = tmp_path / "plain" / "data.parquet"
+    path.parent.mkdir()
+    cells = [{"bytes": encoded(picture(tile), "PNG"), "path": f"{n}.png"} for n, tile in enumerate(tiles[:3])]
+    write_rows(path, cells)
+    listed = list_source(str(path.parent))
+    monkeypatch.setattr("imageveil.deploy.work.list_source", lambda *_, **__: listed)
+    write_rows(path, cells[:1])
+    os.utime(path, ns=(10**18, 10**18))
+    with pytest.raises(RunError, match="has changed since the run began"):
+        protect_source(str(path.parent), tmp_path / "out", none_key, QUICK)
+
+
+@pytest.mark.parametrize("column", [0, 1])  # the images, or their paths
+def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path, tiles, none_key, column):
+    path = tmp_path / "plain" / "data.parquet"
+    path.parent.mkdir()
+    cells = [{"bytes": encoded(picture(tile), "PNG"), "path": f"{n}.png"} for n, tile in enumerate(tiles[:6])]
+    pq.write_table(pa.table({"image": cells}), path, row_group_size=2, compression="NONE", use_dictionary=False)
+    page = pq.ParquetFile(path).metadata.row_group(1).column(column).data_page_offset
+    blob = bytearray(path.read_bytes())
+    blob[page : page + 30] = b"\xff" * 30
+    path.write_bytes(blob)
+    with pytest.warns(UserWarning, match="data.parquet, row group 1: the row group is damaged"):
+        assert load_arrays(str(path)).keys == ["0.png", "1.png", "4.png", "5.png"]
+    done = protect_source(str(path.parent), tmp_path / "out", none_key, QUICK)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png", "4.png", "5.png"]
+    assert done.exit_code == 1 and done.outcome.images == 4
+    assert all("the row group is damaged" in reason for reason in done.outcome.skipped.values())
+    with pytest.raises(RunError, match=r"damaged.*\(stopped by --strict\)"):
+        protect_source(
+            str(path.parent), tmp_path / "strict", none_key, ProtectOptions(workers=0, quiet=True, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (pa.ArrowInvalid("a page of /home/me/wedding.parquet"), "the row group is damaged"),
+        (pa.ArrowMemoryError("malloc of size 99 failed"), "too large for this machine's memory"),
+        (OSError(5, "of /home/me/wedding.parquet"), "not readable: Input/output error"),
+    ],
+)
+def test_reasons_of_a_row_group_name_no_file(error, reason):
+    assert damage(error) == reason
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@pytest.mark.parametrize("read", [list_source, open_source])
+@pytest.mark.parametrize(
+    ("image", "label", "words"),
+    [
+        (IMAGE, pa.string(), "labels of the type string"),
+        (IMAGE, pa.float64(), "labels of the type double"),
+        (IMAGE, pa.list_(pa.int64()), "labels of the type list"),
+        (IMAGE, pa.uint64(), "labels of the type uint64"),
+        (pa.struct([("bytes", pa.string()), ("path", pa.string())]), pa.int64(), "no column 'image'"),
+        (pa.struct([("bytes", pa.binary()), ("path", pa.int64())]), pa.int64(), "no column 'image'"),
+    ],
+)
+def test_columns_of_a_wrong_type_are_refused(tmp_path, image, label, words, read):
+    table = pa.table({"image": pa.array([None], image), "label": pa.array([None], label)})
+    pq.write_table(table, tmp_path / "data.parquet")
+    with pytest.raises(UsageError, match=words):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [["a", "a"], [1, 2], "ab", {"a": 0, "b": 1}, ["a", "\ud800"]])
+def test_class_names_that_tell_no_classes_apart_are_not_used(tmp_path, tiles, names, none_key):
+    cells = [{"bytes": encoded(picture(tile), "PNG"), "path": None} for tile in tiles[:2]]
+    features = json.dumps({"info": {"features": {"label": {"names": names}}}})
+    table = pa.table({"image": cells, "label": [0, 1]}).replace_schema_metadata({"huggingface": features})
+    (tmp_path / "plain").mkdir()
+    pq.write_table(table, tmp_path / "plain" / "data.parquet")
+    protect_source(str(tmp_path / "plain"), tmp_path / "out", none_key, QUICK)
+    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("*.png")) == ["0", "1"]
+
+
+def test_shards_that_do_not_agree_in_labels_are_refused_in_training_too(tmp_path, tiles):
+    cell = {"bytes": encoded(picture(tiles[0]), "PNG"), "path": None}
+    write_rows(tmp_path / "a.parquet", [cell], [0])
+    write_rows(tmp_path / "b.parquet", [cell])
+    with pytest.raises(UsageError, match=r"b.parquet has other labels or classes than a.parquet"):
+        load_arrays(str(tmp_path))
+
+
+def test_a_name_that_parquet_cannot_hold_is_skipped(tmp_path, tiles, none_key):
+    (tmp_path / "plain").mkdir()
+    names = [os.fsdecode(b"caf\xe9.png"), "plain.png"]
+    for name in names:
+        picture(tiles[0]).save(tmp_path / "plain" / name)
+    done = protect_source(
+        str(tmp_path / "plain"), tmp_path / "out", none_key, ProtectOptions(workers=0, quiet=True, output="parquet")
+    )
+    assert list(done.outcome.skipped) == names[:1] and "not UTF-8" in done.outcome.skipped[names[0]]
+    assert load_arrays(str(tmp_path / "out")).keys == ["plain.png"]
+
+
+def test_what_vanishes_or_cannot_be_read_while_a_folder_is_read_is_told(folder, monkeypatch):
+    whole = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied")
+        entries = list(whole(path))
+        if str(path).endswith("ant"):
+            (folder / "ant" / "0.png").unlink(missing_ok=True)
+        return entries
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing = list_source(str(folder))
+    assert [item.key for item in listing.items] == [f"ant/{n}.png" for n in (2, 4, 6)]
+    assert listing.other["ant/0.png"].startswith("vanished")
+    assert listing.unreadable == {"cat": "not readable: Permission denied"}
+    assert open_source(str(folder)).skipped.reasons == listing.unreadable
+    (folder / "ant").rename(folder.with_name("gone"))
+    for read in (list_source, open_source):
+        with pytest.raises(UsageError, match="no images that can be reached; cat is not readable"):
+            read(str(folder))
+
+
+def test_strict_stops_at_a_folder_that_cannot_be_read(folder, tmp_path, none_key, monkeypatch):
+    listing = list_source(str(folder))
+    listing.unreadable["dog"] = "not readable: Permission denied"
+    monkeypatch.setattr("imageveil.deploy.work.list_source", lambda *_, **__: listing)
+    with pytest.raises(RunError, match=r"dog: not readable: Permission denied \(stopped by --strict\)"):
+        protect_source(str(folder), tmp_path / "out", none_key, ProtectOptions(quiet=True, strict=True))
+
+
 def test_shards_without_numbers_and_links(tmp_path, tiles):
     for number, name in enumerate(["train", "test"]):
         write_rows(tmp_path / f"{name}.parquet", [{"bytes": encoded(picture(tiles[number]), "PNG"), "path": name}])
@@ -172,7 +378,13 @@ def test_flat_folder_has_no_labels(tmp_path, tiles):
 def test_bad_sources_are_one_sentence(tmp_path, tiles):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
-    for spec, words in (("missing", "does not exist"), ("empty", "holds no images"), ("file.txt", "not Parquet")):
+    long = "x" * 5000
+    for spec, words in (
+        ("missing", "does not exist"),
+        ("empty", "holds no images"),
+        ("file.txt", "not Parquet"),
+        (long, "cannot be reached"),
+    ):
         with pytest.raises(UsageError, match=words) as error:
             load_arrays(str(tmp_path / spec))
         assert "\n" not in str(error.value)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from imageveil.deploy.bulk import ProtectOptions, protect_source
 from imageveil.errors import UsageError
 from imageveil.schemes import SCHEMES, load_scheme
 from imageveil.schemes.blocks import block_places
@@ -149,6 +151,39 @@ def test_wrong_use_is_one_sentence(make, message, tiles):
     with pytest.raises(UsageError, match=message) as caught:
         make(tiles)
     assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_leaves_no_use_for_a_block_size(tmp_path):
+    made = generate_scheme("none")
+    with pytest.raises(UsageError, match="none has no blocks; leave --block out"):
+        write_key("none", tmp_path / "key", block=4, made=made)
+    assert not (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_an_image_too_large_for_memory_costs_itself_only(photograph, tmp_path, monkeypatch, error):
+    (tmp_path / "plain").mkdir()
+    for name, side in (("a", 32), ("b", 64), ("c", 32)):
+        pixels = photograph[:, :side, :side].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "plain" / f"{name}.png")
+    scheme, _ = write_key("extended", tmp_path / "key")
+    whole = type(scheme).place_map
+
+    def place_map(self, height, width):
+        if height > 32:
+            raise error
+        return whole(self, height, width)
+
+    monkeypatch.setattr(type(scheme), "place_map", place_map)
+    options = ProtectOptions(workers=0, quiet=True)
+    done = protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "key"), options)
+    assert done.outcome.images == 2 and done.exit_code == 1
+    assert done.outcome.skipped == {"b.png": "too large for this machine's memory under 'extended'"}
+    monkeypatch.setattr(type(scheme), "place_map", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        protect_source(str(tmp_path / "plain"), tmp_path / "again", str(tmp_path / "key"), options)
 
 
 @pytest.mark.parametrize(

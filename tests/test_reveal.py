@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from imageveil.cli import app
-from imageveil.deploy.reveal import reveal_folder, write_key_note
+from imageveil.deploy.private import write_key_note
+from imageveil.deploy.reveal import reveal_folder
 from imageveil.errors import UsageError
 from imageveil.presets.classifier import classifier_smoke
 from imageveil.schemes import SCHEMES, load_scheme
@@ -67,9 +68,53 @@ def test_without_a_table_the_padding_stays_and_is_said(protected, tmp_path):
     plain = protected("tanaka")
     (tmp_path / "out.private" / "names.csv").unlink()
     report = reveal_folder(tmp_path / "key", tmp_path / "out", tmp_path / "plain")
-    assert report.count == report.padded == 2 and "padded" in str(report)
+    assert report.count == report.padded == 2 and "padded" in str(report) and "could not be checked" not in str(report)
     whole = load(tmp_path / "plain" / "a" / "one.png")
     assert whole.shape == (3, 36, 52) and torch.equal(whole[:, :33, :50], plain["a/one.png"])
+
+
+@pytest.mark.parametrize("name", ["tanaka", "pixel-different"])
+def test_images_that_were_moved_are_undone_by_what_was_written_down(name, protected, tmp_path):
+    plain = protected(name)
+    SCHEMES[name].generate().save(tmp_path / "other")
+    # A folder of the folder: its table and its note are found above it.
+    with pytest.raises(UsageError, match="fingerprint differs"):
+        reveal_folder(tmp_path / "other", tmp_path / "out" / "a", tmp_path / "part")
+    report = reveal_folder(tmp_path / "key", tmp_path / "out" / "a", tmp_path / "part")
+    assert report.count == 1 and not report.padded and report.checked
+    assert torch.equal(load(tmp_path / "part" / "one.png"), plain["a/one.png"])
+    # Elsewhere: without ids nothing is guessed, and that the key could not be checked is said.
+    (tmp_path / "out").rename(tmp_path / "back")
+    if name == "pixel-different":
+        with pytest.raises(UsageError, match=r"has a key per image.* --private"):
+            reveal_folder(tmp_path / "key", tmp_path / "back", tmp_path / "plain")
+    else:
+        report = reveal_folder(tmp_path / "key", tmp_path / "back", tmp_path / "guess")
+        assert report.padded == 2 and "could not be checked" in str(report)
+    with pytest.raises(UsageError, match=r"neither names.csv nor key.json"):
+        reveal_folder(tmp_path / "key", tmp_path / "back", tmp_path / "plain", private=tmp_path)
+    command = ["reveal", *(str(tmp_path / part) for part in ("key", "back", "plain"))]
+    result = CliRunner().invoke(app, [*command, "--private", str(tmp_path / "out.private")])
+    assert result.exit_code == 0 and result.output == "2 images revealed\n"
+    for path, image in plain.items():
+        assert torch.equal(load(tmp_path / "plain" / path), image)
+
+
+@pytest.mark.parametrize(
+    ("file", "blob", "message"),
+    [
+        ("key.json", b"\xff", "is damaged"),
+        ("key.json", b"[1]", "is damaged"),
+        ("names.csv", b"protected\na/one.png\n", "is no table"),
+        ("names.csv", b"protected,source,height,width\na/one.png,a/one.jpg,33,\n", "is no table"),
+        ("names.csv", b"protected,source\na/one.png\n", "is no table"),
+    ],
+)
+def test_what_is_damaged_beside_the_images_is_named(file, blob, message, protected, tmp_path):
+    protected("tanaka")
+    (tmp_path / "out.private" / file).write_bytes(blob)
+    with pytest.raises(UsageError, match=f"{file} {message}"):
+        reveal_folder(tmp_path / "key", tmp_path / "out", tmp_path / "plain")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """The contract every scheme keeps, and how schemes are saved and loaded."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from imageveil.errors import UsageError
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.schemes import load_scheme
+from imageveil.schemes.base import FORMAT, digest
 from imageveil.schemes.learned import LearnedScheme
 
 
@@ -32,6 +36,36 @@ def test_damaged_file_is_refused_in_one_sentence(learned, tmp_path):
     path.write_bytes(blob)
     with pytest.raises(UsageError, match="SHA-256"):
         load_scheme(path)
+
+
+KEY = {"key": torch.arange(32, dtype=torch.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "metadata", "words"),
+    [
+        ("tanaka", KEY, [1], "damaged metadata"),
+        ("tanaka", KEY, None, "damaged metadata"),
+        ("tanaka", KEY, {"parameters": {"block": True}}, "block size"),
+        ("tanaka", KEY, {"parameters": [4]}, "no parameters of tanaka"),
+        ("tanaka", {"key": KEY["key"].float()}, {"parameters": {}}, "no usable key of tanaka"),
+        ("noise", {"key": KEY["key"].float()}, {}, "no usable key of noise"),
+        ("noise", {"key": KEY["key"][None]}, {}, "no usable key of noise"),
+        ("noise", {"key": KEY["key"][:9]}, {}, "32 bytes"),
+        ("noise", {"other": KEY["key"]}, {}, "no usable key of noise"),
+        ("class", KEY, {"architecture": {"network": "resnet18", "arguments": {"classes": "many"}}}, "."),
+        ("learned", KEY, {"architecture": {"widths": "abc"}}, "."),
+        ("learned", KEY, {"architecture": {"widths": [4], "head": 7}}, "."),
+    ],
+)
+def test_a_file_that_no_scheme_can_be_made_of_is_refused_in_one_sentence(tmp_path, name, tensors, metadata, words):
+    if isinstance(metadata, dict):
+        metadata = {**metadata, "sha256": digest(tensors)}
+    header = {"imageveil": FORMAT, "scheme": name, "metadata": json.dumps(metadata)}
+    save_file(tensors, tmp_path / "file", header)
+    with pytest.raises(UsageError, match=words) as caught:
+        load_scheme(tmp_path / "file")
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_scheme_names_the_known_ones():

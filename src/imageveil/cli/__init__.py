@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from io import TextIOWrapper
 
 from imageveil.cli import judge as judge
 from imageveil.cli import keep as keep
@@ -11,13 +12,20 @@ from imageveil.errors import RunError, UsageError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+"""The exit code that Typer makes of a Ctrl-C."""
+
 
 def main() -> None:
     """Run the command line: exit code 2 for wrong use, 1 for a run that failed, one sentence for either."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be of bytes that are no text
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
         app()
     except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("imageveil: interrupted; what has a run directory or a destination continues there", file=sys.stderr)
         if not end.code and "torch" in sys.modules:
             from imageveil.training.device import leave_processes
 
@@ -29,6 +37,8 @@ def main() -> None:
     except RunError as error:
         print(f"imageveil: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("imageveil: interrupted; with a run directory the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"imageveil: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

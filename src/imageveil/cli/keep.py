@@ -55,14 +55,16 @@ def protect(
     scheme: Annotated[str, typer.Option(help="Shipped name or scheme file.")],
     output: Annotated[str, typer.Option(help="folder | parquet | auto: the kind of the source.")] = "auto",
     format: Annotated[str, typer.Option(help="png | webp, both lossless, or jpeg.")] = "png",
-    quality: Annotated[int, typer.Option(help="Quality of JPEG, 1 to 100.")] = 95,
+    quality: Annotated[int, typer.Option(help="Quality of --format jpeg, 1 to 100.")] = 95,
     names: Annotated[str, typer.Option(help="keep | hash (keyed) | index: names of the protected images.")] = "keep",
     shard: Annotated[str, typer.Option(help="i/n: only the i-th of n equal shares.")] = "1/1",
     split: Annotated[str | None, typer.Option(help="Only this split; of a data set by name train, else all.")] = None,
     engine: Annotated[str, typer.Option(help="auto: the fastest present, or torch | onnx | openvino.")] = "auto",
     device: DeviceName = "auto",
     precision: Precision = "auto",
-    workers: Annotated[int | None, typer.Option(help="Processes that decode and encode; 0 for none.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode and encode; 0 for none. Not with --ray.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start afresh and replace what is there.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the work with Ray, over a cluster if one is up.")] = False,
@@ -95,12 +97,17 @@ def reveal(
     key: Annotated[str, typer.Argument(help="Key file the images were protected with.")],
     source: Annotated[str, typer.Argument(help="Folder of protected images.")],
     destination: Annotated[str, typer.Argument(help="Folder for the plain images, as PNG.")],
+    private: Annotated[
+        Path | None, typer.Option(help="Folder of names.csv and key.json; by default the one beside the images.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Undo a keyed scheme on a folder of protected images."""
     from imageveil.deploy.reveal import reveal_folder
 
-    print(reveal_folder(key, source, destination, overwrite=overwrite))
+    revealed = reveal_folder(key, source, destination, private=private, overwrite=overwrite)
+    print(revealed)
+    raise typer.Exit(1 if revealed.skipped else 0)
 
 
 @app.command()
@@ -119,4 +126,5 @@ def clear_cache() -> None:
     """Delete the decoded plain images that training keeps on disk."""
     from imageveil.images.arrays import clear_cache as clear
 
-    print(f"deleted {clear()}")
+    folder = clear()
+    print(f"deleted {folder}" if folder is not None else "there was nothing to delete")

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageveil import __version__
+from imageveil.deploy.destination import open_journal, remove_outputs, write_table
 from imageveil.deploy.journal import Journal, Outcome, report_name
 from imageveil.deploy.options import ProtectOptions
 from imageveil.deploy.pipeline import Pipeline
-from imageveil.deploy.plan import Unit, remove_other_mappings, write_mapping
-from imageveil.deploy.reveal import write_key_note
+from imageveil.deploy.plan import Unit
+from imageveil.deploy.pool import open_pool
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.work import Work, open_protector, plan_work
-from imageveil.deploy.workers import open_pool
-from imageveil.errors import UsageError
-from imageveil.images.sinks import remove, remove_temporaries, write_files
-from imageveil.schemes.keyed import KeyedScheme
+from imageveil.images.sinks import write_files
 from imageveil.training.loop import Progress
 
 __all__ = ["ProtectOptions", "Summary", "open_protector", "protect_source"]
@@ -77,65 +75,20 @@ def protect_source(
         RunError: the run failed; the same command continues.
     """
     work = plan_work(source, destination, scheme, options, protector=protector)
-    with open_journal(work, options) as journal:
+    with open_journal(work, overwrite=options.overwrite) as journal:
         units = [unit for unit in work.units if not _is_done(unit, journal)]
         if units:
             _run(work, units, journal, options)
         return finish_report(work, journal)
 
 
-def open_journal(work: Work, options: ProtectOptions) -> Journal:
-    """Lock the destination, and refuse to replace files that no earlier run of this kind wrote.
-
-    A run that starts afresh deletes what earlier ones wrote and it will not write again.
-
-    Raises:
-        UsageError: such a file is there, or another scheme or other options were used.
-        RunError: another run holds the destination, or it cannot be written.
-    """
-    journal = Journal(work.destination, work.settings, tag=work.tag, overwrite=options.overwrite)
-    try:
-        remove_temporaries(work.destination, tag=work.tag)
-        if not options.overwrite:
-            _refuse_foreign(work, journal)
-        if journal.afresh:
-            for output in sorted(journal.outputs - work.files):
-                path = work.destination / output
-                # The journal may have been elsewhere since: it must not lead out of the destination.
-                if path.parent.resolve().is_relative_to(work.destination):
-                    remove(path)
-            remove_other_mappings(work.destination, tag=work.tag)
-            journal.cleared()
-        if options.names != "keep":
-            write_mapping(work.destination, work.units, tag=work.tag)
-    except BaseException:
-        journal.file.close()
-        raise
-    return journal
-
-
 def _is_done(unit: Unit, journal: Journal) -> bool:
-    """Whether a unit was finished and what it wrote is still there."""
-    outcome = journal.done.get(unit.digest)
-    if outcome is None:
+    """Whether a unit was finished, has no image left out that may be had by now, and what it wrote is still there."""
+    outcome = journal.state.done.get(unit.digest)
+    if outcome is None or outcome.again:
         return False
-    if unit.shard:
-        wanted = [unit.shard] if outcome.images else []
-    else:
-        pairs = zip(unit.outputs, unit.shown, strict=True)
-        wanted = [output for output, shown in pairs if shown not in outcome.skipped]
+    wanted = unit.written(outcome.skipped)
     return all(os.path.exists(f"{journal.destination}/{output}") for output in wanted)  # noqa: PTH110 - fast
-
-
-def _refuse_foreign(work: Work, journal: Journal) -> None:
-    for unit in work.units:
-        if unit.digest in journal.begun:
-            continue
-        for output in unit.files:
-            if output not in journal.outputs and os.path.exists(f"{work.destination}/{output}"):  # noqa: PTH110 - fast
-                raise UsageError(
-                    f"{work.destination / output} is already there; use --overwrite or another destination"
-                )
 
 
 def _run(work: Work, units: Sequence[Unit], journal: Journal, options: ProtectOptions) -> None:
@@ -153,6 +106,9 @@ def _run(work: Work, units: Sequence[Unit], journal: Journal, options: ProtectOp
 
     def finish(unit: Unit, outcome: Outcome) -> None:
         nonlocal done
+        written = set(unit.written(outcome.skipped))
+        # What lies under the name of an image that was left out is of another time.
+        remove_outputs(work.destination, (file for file in unit.files if file not in written))
         journal.finish(unit.digest, outcome)
         done += len(unit.items)
         progress.update(done, 1, {})
@@ -187,16 +143,12 @@ def finish_report(work: Work, journal: Journal) -> Summary:
     """
     total = Outcome()
     for unit in work.units:
-        total.add(journal.done[unit.digest])
-    scheme = work.protector.scheme if work.protector is not None else None
-    if isinstance(scheme, KeyedScheme):
-        # What the owner needs to undo it: ids, true sizes, and which key it was.
-        write_mapping(work.destination, work.units, tag=work.tag, sizes=total.sizes)
-        write_key_note(work.destination, scheme)
+        total.add(journal.state.done[unit.digest])
+    write_table(work, journal)
     kept = work.settings["names"] == "keep"
     folders = work.listing.unreadable
     if not kept:
-        folders = {f"folder {number}": reason for number, reason in enumerate(folders.values(), 1)}
+        folders = {f"place {number}": reason for number, reason in enumerate(folders.values(), 1)}
     total.skipped = dict(sorted({**total.skipped, **folders}.items()))
     report = {
         "imageveil": __version__,

@@ -1,21 +1,14 @@
 """Every image of a source, found without reading any pixel: a folder, Parquet shards, or a data set by name."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from imageveil.errors import UsageError
-from imageveil.images.decode import image_suffixes
 from imageveil.images.layout import read_tree, split_of
-from imageveil.images.sources import (
-    NAMED,
-    NamedSource,
-    RowNames,
-    class_names,
-    open_shard,
-    open_source,
-    unreadable_shard,
-)
+from imageveil.images.parquet import DAMAGE, RowNames, damage, open_shards, shard_labels
+from imageveil.images.sources import NAMED, NamedSource, find_source, open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +47,7 @@ class Listing:
         classes: class names by label, or None.
         labelled: whether the images have labels.
         other: what is not an image, with the reason why it was left out.
-        unreadable: folders that could not be read, with the reason.
+        unreadable: folders and row groups that could not be read, with the reason.
     """
 
     kind: str
@@ -76,71 +69,38 @@ def list_source(spec: str, *, split: str | None = None) -> Listing:
     Raises:
         UsageError: nothing is there, or it holds no images.
     """
-    path = Path(spec)
-    if spec in NAMED and not path.exists():
+    if spec in NAMED and not Path(spec).exists():
         return _list_named(spec, split or "train")
-    if not path.exists():
-        raise UsageError(f"{spec} does not exist; give an image folder, Parquet, or one of: {', '.join(NAMED)}")
-    root = path.resolve()
-    if root.is_file():
-        if root.suffix != ".parquet":
-            raise UsageError(f"{spec} is a file but not Parquet; give the folder that holds the images")
-        listing = _list_parquet(root.parent, [root])
-    elif shards := sorted(root.glob("*.parquet")):
-        links = {shard.name: "a link; links are not followed" for shard in shards if shard.is_symlink()}
-        if len(links) == len(shards):
+    found, root = find_source(spec), Path(spec).resolve()
+    listing = Listing(kind="folder", root=root, other=found.other, unreadable=found.unreadable)
+    if found.shards:
+        listing.kind, listing.root = "parquet", root.parent if root.is_file() else root
+        shards = [root] if root.is_file() else [root / name for name in found.shards]
+        listing.other.update({name.name: "a link; links are not followed" for name in shards if name.is_symlink()})
+        shards = [shard for shard in shards if not shard.is_symlink()]
+        if not shards:
             raise UsageError(f"{spec} holds links to Parquet files, and links are not followed; copy the files there")
-        listing = _list_parquet(root, [shard for shard in shards if shard.name not in links])
-        listing.other.update(links)
+        _list_parquet(listing, shards)
     else:
-        listing = _list_folder(root)
+        _list_folder(listing, found.images)
     if split is not None:
         listing.items = [item for item in listing.items if item.split == split]
     if not listing.items:
         what = f"no images of the split {split!r}" if split else "no images: no file there ends like an image"
+        if listing.unreadable:
+            key, reason = next(iter(listing.unreadable.items()))
+            what = f"no images that can be read; {key}: {reason}"
         raise UsageError(f"{spec} holds {what}")
     return listing
 
 
-def _list_folder(root: Path) -> Listing:
-    listing = Listing(kind="folder", root=root)
-    found: list[tuple[str, os.stat_result]] = []
-    suffixes = image_suffixes()
-
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = list(os.scandir(root / folder))
-        except OSError as error:
-            listing.unreadable[folder or "."] = f"not readable: {error.strerror}"
-            continue
-        for entry in entries:
-            key = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_symlink():
-                listing.other[key] = "a link; links are not followed"
-            elif entry.name.startswith("."):
-                listing.other[key] = "hidden"
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(key)
-            elif not entry.is_file(follow_symlinks=False):
-                listing.other[key] = "not an ordinary file"
-            elif os.path.splitext(entry.name)[1].lower() not in suffixes:  # noqa: PTH122 - a Path a file is slow
-                listing.other[key] = "not named like an image"
-            else:
-                found.append((key, entry.stat(follow_symlinks=False)))
-    found.sort(key=lambda pair: pair[0])
-    _label(listing, found)
-    return listing
-
-
-def _label(listing: Listing, found: list[tuple[str, os.stat_result]]) -> None:
-    """Labels from the tree: `class/file`, or `split/class/file`."""
-    tree = read_tree([key for key, _ in found])
+def _list_folder(listing: Listing, images: Mapping[str, os.stat_result]) -> None:
+    """Add files, with labels from the tree: `class/file`, or `split/class/file`."""
+    tree = read_tree(list(images))
     listing.labelled, listing.classes = tree.classes is not None, tree.classes
     places = {name: label for label, name in enumerate(tree.classes or [])}
     depth = 1 if tree.split else 0
-    for key, stat in found:
+    for key, stat in images.items():
         parts = key.split("/")
         listing.items.append(
             Item(
@@ -153,47 +113,38 @@ def _label(listing: Listing, found: list[tuple[str, os.stat_result]]) -> None:
         )
 
 
-def _list_parquet(root: Path, shards: list[Path]) -> Listing:
-    import pyarrow as pa
-
-    listing = Listing(kind="parquet", root=root)
+def _list_parquet(listing: Listing, shards: list[Path]) -> None:
+    """Add the rows of shards; a row group that cannot be read is left out, and the rest is taken."""
     splits = [split_of(shard.stem) for shard in shards]
     names = RowNames()
-    for shard, split in zip(shards, splits, strict=True):
-        try:
-            file = open_shard(shard)
-            schema = file.schema_arrow
-            labelled = "label" in schema.names
-            classes = class_names(schema.metadata) if labelled else None
-            if shard == shards[0]:
-                listing.labelled, listing.classes = labelled, classes
-            elif (labelled, classes) != (listing.labelled, listing.classes):
-                raise UsageError(f"{shard} has other labels or classes than {shards[0].name}; protect them separately")
-            stat = shard.stat()
-            first = 0
-            for group in range(file.num_row_groups):
-                columns = ["image.path", *(["label"] if labelled else [])]
-                table = file.read_row_group(group, columns=columns)
+    for (shard, file), split in zip(open_shards(shards), splits, strict=True):
+        listing.labelled, listing.classes = shard_labels(file)
+        time = shard.stat().st_mtime_ns
+        first = 0
+        for group in range(file.num_row_groups):
+            counted = file.metadata.row_group(group)
+            try:
+                table = file.read_row_group(group, columns=["image.path", *(["label"] if listing.labelled else [])])
                 cells = table.column("image").to_pylist()
-                labels = table.column("label").to_pylist() if labelled else [None] * len(cells)
-                share = file.metadata.row_group(group).total_byte_size // max(len(cells), 1)
-                for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
-                    listing.items.append(
-                        Item(
-                            key=names.key((cell or {}).get("path"), shard, first + row),
-                            label=label,
-                            split=split if any(splits) else "",
-                            size=share,
-                            time=stat.st_mtime_ns,
-                            file_of_rows=shard.name,
-                            group=group,
-                            row=row,
-                        )
+                labels = table.column("label").to_pylist() if listing.labelled else [None] * len(cells)
+            except DAMAGE as error:
+                reason = f"{damage(error)}; it holds {counted.num_rows} images"
+                listing.unreadable[f"{shard.name}, row group {group}"] = reason
+                cells, labels = [], []
+            for row, (cell, label) in enumerate(zip(cells, labels, strict=True)):
+                listing.items.append(
+                    Item(
+                        key=names.key((cell or {}).get("path"), shard, first + row),
+                        label=label,
+                        split=split if any(splits) else "",
+                        size=counted.total_byte_size // max(len(cells), 1),
+                        time=time,
+                        file_of_rows=shard.name,
+                        group=group,
+                        row=row,
                     )
-                first += len(cells)
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable_shard(shard, error) from error
-    return listing
+                )
+            first += counted.num_rows
 
 
 def _list_named(name: str, split: str) -> Listing:

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 from imageveil.deploy.engines import ENGINES
-from imageveil.deploy.plan import NAMES, Sizes
+from imageveil.deploy.naming import NAMES
+from imageveil.deploy.plan import Sizes
 from imageveil.deploy.tiles import Room
 from imageveil.errors import UsageError
 from imageveil.images.sinks import SUFFIX
 from imageveil.training.device import DEVICES, PRECISIONS
 
 OUTPUTS = ("auto", "folder", "parquet")
+QUALITY = 95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class ProtectOptions:
         format: `png`, `webp` (both lossless) or `jpeg`.
         quality: of JPEG.
         names: `keep`, `hash` or `index`.
-        shard: `i/n`, the i-th of n equal shares of the source.
+        shard: `i/n`, the i-th of n shares of the source, which are about equal.
         split: see `list_source`.
         engine: see `open_engine`.
         device: see `open_engine`.
@@ -37,7 +39,7 @@ class ProtectOptions:
 
     output: str = "auto"
     format: str = "png"
-    quality: int = 95
+    quality: int = QUALITY
     names: str = "keep"
     shard: str = "1/1"
     split: str | None = None
@@ -82,6 +84,10 @@ class ProtectOptions:
                 raise UsageError(f"{option} {value} is unknown; use one of: {', '.join(known)}")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality} is not from 1 to 100")
+        if self.quality != QUALITY and self.format != "jpeg":
+            raise UsageError(f"--quality is for --format jpeg; {self.format} is written without loss")
+        if self.ray and self.workers is not None:
+            raise UsageError("--workers is for one machine; with --ray, leave it out: Ray takes the processors it has")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers {self.workers} is negative; 0 works without processes")
         _ = self.share

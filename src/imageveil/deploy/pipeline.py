@@ -17,6 +17,7 @@ from imageveil.deploy.streams import give_back_memory
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.workers import Group, Origin, Part, Target, decode_part, read_large, write_part
 from imageveil.errors import RunError
+from imageveil.images.decode import PASSING, ImageError
 from imageveil.images.shards import ShardWriter
 
 Written = tuple[dict[int, bytes], dict[int, str]]
@@ -129,6 +130,9 @@ class Pipeline:
         done = self.protector.protect_all(images, spare_memory=spare_memory)
         groups = []
         for group, pixels in zip(part.groups, done, strict=True):
+            if isinstance(pixels, ImageError):
+                part.skipped.update(dict.fromkeys(group.places, str(pixels)))
+                continue
             if pixels.shape != group.pixels.shape:
                 true = [group.pixels.shape[2], group.pixels.shape[1]]
                 job.outcome.sizes.update({job.unit.outputs[place]: true for place in group.places})
@@ -159,6 +163,7 @@ class Pipeline:
             raise RunError(f"{unit.shown[first]}: {reasons[first]} (stopped by --strict)")
         job.outcome.images += part.stop - part.start - len(reasons)
         job.outcome.skipped.update({unit.shown[n]: reason for n, reason in reasons.items()})
+        job.outcome.again |= any(reason.startswith(PASSING) for reason in reasons.values())
         job.outcome.notes.update({unit.outputs[n]: list(notes) for n, notes in part.notes.items()})
         job.unwritten -= 1
         if job.decoded and not job.unwritten:

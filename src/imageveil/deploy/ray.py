@@ -47,7 +47,7 @@ class UnitWorker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Protect the unit in `row` and return what became of it, or the sentence that says why it failed."""
         from imageveil.deploy.pipeline import Pipeline
-        from imageveil.deploy.workers import InProcess
+        from imageveil.deploy.pool import InProcess
 
         work, found = self.work, list[Outcome]()
         assert work.protector is not None
@@ -97,7 +97,7 @@ def run_units(
         begin(unit)
     rows = [{"number": number, "unit": pickle.dumps(unit)} for number, unit in enumerate(units)]
     processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    plan = replace(work, listing=replace(work.listing, items=[], other={}), units=[], files=frozenset(), protector=None)
+    plan = replace(work, listing=replace(work.listing, items=[], other={}), units=[], files={}, protector=None)
     gpu = work.settings["engine"].startswith("cuda")
     # Ray Data restarts actors that die and tries their units again, without limit, unless told otherwise.
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(

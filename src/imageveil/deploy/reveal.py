@@ -1,15 +1,11 @@
 """The owner's way back: undo a keyed scheme on a folder of protected images.
 
-Protected images hold pixels and nothing else, so what else is needed lies in the folder `<protected>.private` beside
-them: tables `names*.csv` with the columns `protected` (path of a protected image) and `source` (the id under which it
-was protected) and, where images were padded to whole blocks, `height` and `width` of the plain image. A `key.json`
-there names the scheme and the fingerprint of its key, so that a wrong key is noticed; no pixel would tell.
+Protected images hold pixels and nothing else, so what else is needed lies in a private folder, `<protected>.private`
+beside them unless another one is named: tables of names (see `private`) with the ids and true sizes of the images, and
+a note of the scheme and the fingerprint of its key, so that a wrong key is noticed; no pixel would tell.
 """
 
-import csv
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from imageveil.deploy.plan import inner_parts, private_folder
+from imageveil.deploy.naming import inner_parts
+from imageveil.deploy.private import UNKNOWN, private_folder, read_key_note, read_table, tables
 from imageveil.errors import RunError, UsageError
-from imageveil.images.sources import open_source
+from imageveil.images.sources import ParquetSource, open_source
 from imageveil.schemes import SCHEMES, Scheme, load_scheme
 from imageveil.schemes.keyed import KeyedScheme
 
@@ -30,11 +27,22 @@ class Origin:
 
     Attributes:
         identity: the id under which it was protected.
-        size: height and width of the plain image, or None where they were not written down.
+        size: height and width of the plain image where it was padded, else None.
+        known: whether that was written down.
     """
 
     identity: str
     size: tuple[int, int] | None = None
+    known: bool = True
+
+    def true_size(self, height: int, width: int, block: int) -> tuple[int, int] | None:
+        """Height and width of the plain image of a protected one; None where they are not on record."""
+        if not self.known:
+            return None
+        size = self.size or (height, width)
+        # A size of before the image was changed, where the run that protected it anew was interrupted, counts for none.
+        padded = tuple(-(-side // block) * block for side in size)
+        return size if padded == (height, width) else None
 
 
 @dataclass(kw_only=True)
@@ -43,19 +51,27 @@ class Revealed:
 
     Attributes:
         count: images written.
-        padded: images that stand in no table and may therefore end in repeated rows and columns.
+        padded: images whose true size is not on record and which may therefore end in repeated rows and columns.
+        lossy: images that are JPEG, so that what is revealed is near the plain image and not equal to it.
+        checked: whether the key was compared with a note.
         skipped: files that were left out, with the reason.
     """
 
     count: int = 0
     padded: int = 0
+    lossy: int = 0
+    checked: bool = True
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Sentences for the owner."""
         lines = [f"{self.count} images revealed"]
+        if not self.checked:
+            lines.append("whether this is their key could not be checked: the note key.json is not there; look at them")
         if self.padded:
             lines.append(f"{self.padded} of them may still be padded to whole blocks: their true size is not on record")
+        if self.lossy:
+            lines.append(f"{self.lossy} of them are not exact: they were protected with --format jpeg")
         lines += [f"skipped {key}: {reason}" for key, reason in self.skipped.items()]
         return "\n".join(lines)
 
@@ -75,56 +91,49 @@ def open_key(path: str | os.PathLike[str]) -> KeyedScheme:
     return scheme
 
 
-def read_origins(protected: Path) -> dict[str, Origin]:
-    """Read the tables beside a folder of protected images; empty where there are none.
+def read_origins(folder: Path) -> dict[str, Origin]:
+    """Read the tables in a private folder; empty where there are none.
 
     Raises:
         UsageError: a table lacks a column or holds no numbers where sizes should be.
     """
     origins: dict[str, Origin] = {}
-    for table in sorted(private_folder(protected).glob("names*.csv")):
-        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for row in csv.DictReader(file):
-                try:
-                    size = (int(row["height"]), int(row["width"])) if row.get("height") else None
-                    origins[row["protected"]] = Origin(identity=row["source"], size=size)
-                except (KeyError, TypeError, ValueError) as error:
-                    raise UsageError(f"{table} is no table of protected and source names; restore it") from error
+    for path in tables(folder):
+        for row in read_table(path):
+            known = row.height != UNKNOWN
+            size = (int(row.height), int(row.width)) if known and row.height else None
+            origins[row.protected] = Origin(identity=row.source, size=size, known=known)
     return origins
 
 
-def write_key_note(protected: Path, scheme: KeyedScheme) -> None:
-    """Write down which key a folder of images is protected with, without the key.
+def find_private(protected: Path) -> tuple[Path, str]:
+    """Find the private folder of protected images, or of a folder above that was protected as a whole.
 
-    Raises:
-        RunError: the note could not be written.
+    Returns:
+        The private folder, which need not be there, and what its paths of these images begin with.
     """
-    path = private_folder(protected) / "key.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.write_text(json.dumps({"scheme": scheme.name, "fingerprint": scheme.fingerprint}) + "\n")
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    for folder in (protected, *protected.parents[:-1]):
+        private = private_folder(folder)
+        if read_key_note(private) is not None or tables(private):
+            return private, "".join(f"{part}/" for part in protected.relative_to(folder).parts)
+    return private_folder(protected), ""
 
 
-def check_key_note(protected: Path, scheme: KeyedScheme, key: str | os.PathLike[str]) -> None:
-    """Compare a key with the note, if there is one.
+def check_key(private: Path, scheme: KeyedScheme, key: str | os.PathLike[str]) -> bool:
+    """Compare a key with the note in a private folder; False where there is none.
 
     Raises:
         UsageError: the images were protected with another key or another scheme.
     """
-    path = private_folder(protected) / "key.json"
-    if not path.is_file():
-        return
-    try:
-        note = json.loads(path.read_text())
-        name, fingerprint = note["scheme"], note["fingerprint"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged; restore or delete it") from error
+    note = read_key_note(private)
+    if note is None:
+        return False
+    name, fingerprint = note
     if name != scheme.name:
-        raise UsageError(f"{key} is a key of {scheme.name}, but {protected} was protected with {name}")
+        raise UsageError(f"{key} is a key of {scheme.name}, but by {private} the images are protected with {name}")
     if fingerprint != scheme.fingerprint:
-        raise UsageError(f"{key} is not the {name} key that {protected} was protected with: its fingerprint differs")
+        raise UsageError(f"{key} is not the {name} key of the images: its fingerprint differs from that in {private}")
+    return True
 
 
 def reveal_folder(
@@ -132,31 +141,44 @@ def reveal_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
+    private: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> Revealed:
     """Undo a keyed scheme on every image of a folder, or of its Parquet shards; write PNG files under the same names.
 
     Args:
         key: the key file.
-        source: the folder of protected images; ids and true sizes are read from `<source>.private`. An image that
-            does not stand there is taken to be protected under its own path where there is no table at all; else it is
-            left out under a scheme with a key per image.
+        source: the folder of protected images, or a folder in it.
         destination: the folder for the plain images; must not be the source.
+        private: where ids, true sizes and the note of the key are, for images that were moved or copied; None looks
+            beside the source and the folders above it. An image that does not stand there is left out under a scheme
+            with a key per image.
         overwrite: replace files that are there, such as those of a call that was interrupted.
 
     Raises:
         UsageError: key, source or destination cannot be used, the images are known to be protected with another key,
-            an image does not fit the key, two images would get one name, or a file of an image's name is there.
+            ids are needed and no table of them is found, an image does not fit the key, two images would get one name,
+            or a file of an image's name is there.
         RunError: an image could not be written.
     """
     scheme = open_key(key)
     folder, target = Path(source).resolve(), Path(destination).resolve()
     if folder == target or folder in target.parents:
         raise UsageError(f"{destination} lies in the folder of the protected images; choose another destination")
-    check_key_note(folder, scheme, key)
+    place, prefix = find_private(folder) if private is None else (Path(private), "")
+    checked = check_key(place, scheme, key)
+    origins = read_origins(place)
+    if private is not None and not (checked or origins):
+        raise UsageError(f"{private} holds neither names.csv nor key.json; give the folder that ends in .private")
+    if scheme.needs_ids and not origins:
+        raise UsageError(
+            f"{scheme.name} has a key per image, and {place} with the table of names is not there; put it back or name "
+            "it with --private"
+        )
     images = open_source(str(folder))
-    origins: Mapping[str, Origin] = read_origins(folder)
-    report = Revealed(skipped=images.skipped.reasons)
+    if isinstance(images, ParquetSource):
+        prefix = ""  # paths in Parquet are whole
+    report = Revealed(checked=checked, skipped=images.skipped.reasons)
     written: dict[Path, str] = {}
     for record in images:
         # Protected images come back from others: a path inside their Parquet must not lead out of the destination.
@@ -164,20 +186,24 @@ def reveal_folder(
         if path in written:
             raise UsageError(f"{written[path]} and {record.key} in {source} would both become {path}; rename one")
         written[path] = record.key
-        if scheme.needs_ids and origins and record.key not in origins:
-            report.skipped[record.key] = "it stands in no table of names, so its key is not known"
-            continue
+        origin = origins.get(prefix + record.key)
+        if origin is None:
+            if scheme.needs_ids:
+                report.skipped[record.key] = "it stands in no table of names, so its key is not known"
+                continue
+            origin = Origin(identity="", known=False)
         if path.exists() and not overwrite:
             raise UsageError(f"{path} is already there; use --overwrite or another destination")
-        origin = origins.get(record.key, Origin(identity=record.key))
         pixels = torch.from_numpy(np.asarray(record.image).transpose(2, 0, 1).copy())
+        size = origin.true_size(pixels.shape[1], pixels.shape[2], scheme.block)
         try:
-            plain = scheme.reveal(pixels[None], origin.size, [origin.identity])[0]
+            plain = scheme.reveal(pixels[None], size, [origin.identity])[0]
         except UsageError as error:
             raise UsageError(f"{record.key}: {error}") from error
         _write_png(path, plain.permute(1, 2, 0).numpy())
         report.count += 1
-        report.padded += scheme.block > 1 and record.key not in origins
+        report.lossy += record.key.lower().endswith((".jpg", ".jpeg"))
+        report.padded += scheme.block > 1 and size is None
     return report
 
 

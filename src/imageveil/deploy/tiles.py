@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imageveil.deploy.engines import Engine
 from imageveil.deploy.streams import Streams
+from imageveil.images.decode import TOO_LARGE, ImageError
 from imageveil.images.pixels import empty_pixels
 from imageveil.schemes.base import Scheme
 
@@ -66,17 +67,26 @@ class Protector:
 
         Returns:
             uint8 (N, H', W', 3): the size given, or padded to whole blocks by a block scheme.
+
+        Raises:
+            ImageError: the memory does not suffice for a scheme that is not a network.
         """
-        return self.protect_all([(pixels, ids)])[0]
+        (done,) = self.protect_all([(pixels, ids)])
+        if isinstance(done, ImageError):
+            raise done
+        return done
 
     def protect_all(
         self, groups: Sequence[tuple[np.ndarray, Sequence[str]]], *, spare_memory: bool = False
-    ) -> list[np.ndarray]:
+    ) -> list[np.ndarray | ImageError]:
         """Protect several groups of images, each as `__call__` does; a network works on all of them side by side.
 
         Args:
             groups: uint8 (N, H, W, 3) and N identities each.
             spare_memory: cut large images into tiles of half the area, where their pixels alone fill the memory.
+
+        Returns:
+            What `__call__` returns or raises, for each group.
         """
         if self.engine is None:
             return [self._keyed(pixels, ids) for pixels, ids in groups]
@@ -84,16 +94,25 @@ class Protector:
         side = int(self.tile / 2**0.5) if spare_memory else self.tile
         calls = [self._fills(pixels, out, self.engine, side) for (pixels, _), out in zip(groups, done, strict=True)]
         self.streams.run(chain.from_iterable(calls))
-        return done
+        return list(done)
 
-    def _keyed(self, pixels: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-        """Protect images of one size with a scheme that is not a network; it may pad them."""
+    def _keyed(self, pixels: np.ndarray, ids: Sequence[str]) -> np.ndarray | ImageError:
+        """Protect images of one size with a scheme that is not a network; it may pad them.
+
+        What memory such a scheme takes depends on the size alone, so the images share their fate.
+        """
         many = max(1, self.batch // (pixels.shape[1] * pixels.shape[2]))
-        out = [
-            _numpy(self.scheme.protect(_tensor(pixels[n : n + many]), ids=list(ids[n : n + many])))
-            for n in range(0, len(pixels), many)
-        ]
-        return out[0] if len(out) == 1 else np.concatenate(out)
+        try:
+            out = [
+                _numpy(self.scheme.protect(_tensor(pixels[n : n + many]), ids=list(ids[n : n + many])))
+                for n in range(0, len(pixels), many)
+            ]
+            return out[0] if len(out) == 1 else np.concatenate(out)
+        except (MemoryError, RuntimeError) as error:
+            # PyTorch has no error of its own for a processor's memory.
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                raise
+            return ImageError(f"{TOO_LARGE} under {self.scheme.name!r}")
 
     def _fills(self, pixels: np.ndarray, out: np.ndarray, engine: Engine, side: int) -> Iterator[Callable[[], None]]:
         """Calls that each protect a batch or a tile of images of one size, and put it where it belongs in `out`."""

@@ -2,17 +2,22 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imageveil.deploy.engines import open_engine
+from imageveil.deploy.journal import VERSION
 from imageveil.deploy.listing import Listing, list_source
+from imageveil.deploy.naming import output_names
 from imageveil.deploy.options import ProtectOptions
-from imageveil.deploy.plan import Unit, build_units, name_suffix, names_key, output_names, plan_digest
+from imageveil.deploy.plan import Unit, build_units, in_hidden_order, plan_digest, unit_sizes
+from imageveil.deploy.private import names_key
 from imageveil.deploy.tiles import Protector
 from imageveil.deploy.workers import Target
-from imageveil.errors import UsageError
+from imageveil.errors import RunError, UsageError
+from imageveil.images.sinks import SUFFIX
 from imageveil.images.sources import NAMED
 from imageveil.schemes import load_scheme
 from imageveil.schemes.base import Scheme, digest
@@ -26,7 +31,7 @@ class Work:
     Attributes:
         listing: the source.
         units: the units of this shard.
-        files: what all shards together write, relative to the destination.
+        files: what all shards together write, relative to the destination, each with the identity of its image.
         scheme: the scheme's shipped name or the path of its file.
         protector: the scheme on its engine; None in the copy that goes to another machine.
         destination: the folder that is written.
@@ -37,7 +42,7 @@ class Work:
 
     listing: Listing
     units: list[Unit]
-    files: frozenset[str]
+    files: Mapping[str, str]
     scheme: str
     protector: Protector | None
     destination: Path
@@ -58,6 +63,7 @@ def plan_work(
 
     Raises:
         UsageError: something asked for cannot work.
+        RunError: with `strict`, a folder or row group of the source cannot be read.
     """
     options.check()
     target_folder = Path(destination).resolve()
@@ -67,16 +73,22 @@ def plan_work(
         raise UsageError(f"{destination} is a file; give a folder for the protected images")
     opened = load_scheme(scheme)
     listing = list_source(source, split=options.split)
+    if options.strict and listing.unreadable:
+        place, reason = next(iter(listing.unreadable.items()))
+        raise RunError(f"{place if options.names == 'keep' else 'a folder'}: {reason} (stopped by --strict)")
     protector = protector or open_protector(opened, options)
     parquet = options.output == "parquet" or (options.output == "auto" and listing.kind == "parquet")
     number, shards = options.share
     tag = f"{number}-of-{shards}"
     key = b"" if options.names == "keep" else names_key(target_folder, overwrite=options.overwrite)
-    outputs = output_names(listing, options.names, suffix=name_suffix(options.format), key=key)
-    units = build_units(
-        listing, outputs, parquet=parquet, show_source=options.names == "keep", sizes=options.sizes, key=key
-    )
+    outputs = output_names(listing, options.names, suffix=SUFFIX[options.format], key=key)
+    named = list(zip(listing.items, outputs, strict=True))
+    if options.names == "hash":
+        named = in_hidden_order(named)
+    sizes = options.sizes or unit_sizes(listing.items, parquet=parquet, shards=shards)
+    units = build_units(named, parquet=parquet, sizes=sizes, show_source=options.names == "keep", key=key)
     settings = {
+        "journal_version": VERSION,
         "kind": opened.name,
         "scheme": digest(opened.state()[0]),
         "engine": protector.name,
@@ -87,12 +99,12 @@ def plan_work(
         "shards": shards,
         "split": options.split,
         # Names and shards that count the images fit one state of the source only.
-        "source": plan_digest(units, key) if parquet or options.names == "index" else None,
+        "source": plan_digest(named, key) if parquet or options.names == "index" else None,
     }
     return Work(
         listing=listing,
         units=units[number - 1 :: shards],
-        files=frozenset(file for unit in units for file in unit.files),
+        files={file: identity for unit in units for file, identity in unit.files.items()},
         scheme=str(Path(scheme).resolve()) if Path(scheme).is_file() and not opened.public else scheme,
         protector=protector,
         destination=target_folder,

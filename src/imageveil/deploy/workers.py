@@ -4,31 +4,24 @@ Decoded pixels travel between processes through pipes; they never touch a disk.
 """
 
 import io
-import multiprocessing
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from multiprocessing.connection import wait
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from imageveil.deploy.listing import Item
 from imageveil.errors import RunError
-from imageveil.images.decode import ImageError, decode_open, open_image
+from imageveil.images.decode import TOO_LARGE, ImageError, decode_open, open_image
 from imageveil.images.pixels import to_pixels
 from imageveil.images.sinks import encode, encode_for_disk, fits, write_files
 
 PART_PIXELS = 16_000_000  # about 50 MB of pixels: what one message between processes holds at most
 SMALL_FILE = 2**20  # bytes
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -117,10 +110,14 @@ def decode_part(origin: Origin, items: Sequence[Item], start: int, *, send_large
                     part.large, part.stop = True, place + 1
                     return part
                 decoded = decode_open(image)
+            pixels = to_pixels(decoded.image)
         except ImageError as error:
             part.skipped[place] = str(error)
+        except MemoryError:
+            part.skipped[place] = TOO_LARGE
+        except OSError as error:
+            part.skipped[place] = f"not readable: {error.strerror}"
         else:
-            pixels = to_pixels(decoded.image)
             places, arrays = by_size.setdefault(pixels.shape, ([], []))
             places.append(place)
             arrays.append(pixels)
@@ -149,7 +146,10 @@ def open_item(origin: Origin, item: Item) -> Iterator[IO[bytes]]:
     if origin.kind == "named":
         yield _named_image(origin.root.name, item)
     elif origin.kind == "parquet":
-        cell = _row_group(origin.root / item.file_of_rows, item.group)[item.row].as_py() or {}
+        cells = _row_group(origin.root / item.file_of_rows, item.group, item.time)
+        if isinstance(cells, ImageError):
+            raise cells
+        cell = cells[item.row].as_py() or {}
         if cell.get("bytes") is None and cell.get("path"):
             raise ImageError("the row refers to a file and holds no image")
         yield io.BytesIO(cell.get("bytes") or b"")
@@ -172,15 +172,23 @@ def _check_root(root: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _row_group(path: Path, group: int) -> Any:
-    import pyarrow as pa
+def _row_group(path: Path, group: int, time: int) -> Any:
+    """The images of a row group, or the `ImageError` of all of them; kept, since its rows are asked for one by one.
+
+    Raises:
+        RunError: the file is another one than when it was listed at `time`, or the whole source is gone.
+    """
     import pyarrow.parquet as pq
 
+    from imageveil.images.parquet import DAMAGE, damage
+
     try:
+        if path.stat().st_mtime_ns != time:
+            raise RunError(f"{path} has changed since the run began; start it again")
         return pq.ParquetFile(path).read_row_group(group, columns=["image"]).column("image")
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         _check_root(path.parent)
-        raise RunError(f"{path} cannot be read any more: {str(error).splitlines()[0]}") from error
+        return ImageError(damage(error))
 
 
 @lru_cache(maxsize=1)
@@ -190,6 +198,12 @@ def _named_data(name: str, split: str) -> Any:
     source = open_source(name, split)
     assert isinstance(source, NamedSource)
     return source.data
+
+
+def forget_sources() -> None:
+    """Forget what was read for an earlier run: it may have changed since."""
+    _row_group.cache_clear()
+    _named_data.cache_clear()
 
 
 def _named_image(name: str, item: Item) -> IO[bytes]:
@@ -210,84 +224,42 @@ def write_part(
         names: names of the whole unit in the destination.
 
     Returns:
-        Encoded images by place (none when files were written), and images that the format cannot hold, with the
-        reason.
+        Encoded images by place (none when files were written), and images that format, memory or Parquet cannot hold,
+        with the reason.
 
     Raises:
         RunError: the disk does not take them.
     """
+    kind, quality, folder = target.kind, target.quality, target.folder
     refused: dict[int, str] = {}
 
-    def holdable() -> Iterator[tuple[int, np.ndarray]]:
+    def encoded(how: Callable[..., T]) -> Iterator[tuple[int, T]]:
         for group in groups:
             for place, pixels in zip(group.places, group.pixels, strict=True):
-                if fits(pixels.shape[0], pixels.shape[1], target.kind):
-                    yield place, pixels
+                if not fits(pixels.shape[0], pixels.shape[1], kind):
+                    refused[place] = f"too large for {kind}; use --format png"
+                elif folder is None and not _is_unicode(names[place]):
+                    refused[place] = "its name is not UTF-8, as names in Parquet are; use --names hash, or rename it"
                 else:
-                    refused[place] = f"too large for {target.kind}; use --format png"
+                    try:
+                        yield place, how(pixels, kind, quality=quality)
+                    except MemoryError:
+                        refused[place] = TOO_LARGE
 
-    kind, quality, folder = target.kind, target.quality, target.folder
     if folder is None:
-        return {place: encode(pixels, kind, quality=quality) for place, pixels in holdable()}, refused
-    files = ((folder / names[place], encode_for_disk(pixels, kind, quality=quality)) for place, pixels in holdable())
-    write_files(files, tag=target.tag)
+        return dict(encoded(encode)), refused
+    write_files(((folder / names[place], blob) for place, blob in encoded(encode_for_disk)), tag=target.tag)
     return {}, refused
 
 
-class InProcess(Executor):
-    """An executor without processes, for few images and for tests."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Run the call now."""
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-class WorkerPool(ProcessPoolExecutor):
-    """Worker processes that do not import the program they belong to.
-
-    A program that imports torch would make each of them seconds slower to start and half a gigabyte larger.
-    """
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Hand a call to a worker, which may be started for it."""
-        program = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            return super().submit(fn, *args, **kwargs)
-        finally:
-            sys.modules["__main__"] = program
-
-
-def open_pool(workers: int) -> Executor:
-    """Start worker processes; none for 0."""
-    if workers == 0:
-        return InProcess()
-    # Forked from a small server process: forking this one, with torch's threads in it, can hang.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["imageveil.deploy.workers"])
-    return WorkerPool(workers, mp_context=context, initializer=_begin_worker)
-
-
-def _begin_worker() -> None:
-    """End with the main process: after a kill it cannot tell its workers to stop."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch(sentinel: int) -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_large(origin: Origin, items: Sequence[Item], place: int) -> Part:
     """Decode the one image at `place`, however large."""
     return decode_part(origin, items[: place + 1], place, send_large=True)
-
-
-__all__ = ["Group", "InProcess", "Origin", "Part", "Target", "decode_part", "open_pool", "write_part"]

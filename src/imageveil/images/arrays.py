@@ -73,10 +73,26 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache" / "imageveil") / "plain-images"
 
 
-def clear_cache() -> Path:
-    """Delete every decoded plain image and return the folder that was deleted."""
-    folder = cache_folder()
-    shutil.rmtree(folder, ignore_errors=True)
+def clear_cache() -> Path | None:
+    """Delete every decoded plain image; where the folder is a link, in the folder that it leads to.
+
+    Returns:
+        The folder that was deleted, or None where there was none.
+
+    Raises:
+        RunError: something in it could not be deleted.
+    """
+    link = cache_folder()
+    folder = link.resolve()
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        elif not link.is_symlink():
+            return None
+        if link.is_symlink():
+            link.unlink()  # it would lead nowhere, and hinder the next folder of this name
+    except OSError as error:
+        raise RunError(f"plain images are left in {folder}: {error.filename}: {error.strerror}") from error
     return folder
 
 

@@ -25,9 +25,16 @@ FORMATS = (
 )
 # Images by name that nothing here reads; raw files would give their thumbnail.
 FOREIGN = frozenset(
-    (".heic", ".heif", ".psd", ".eps", ".svg", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+    (
+        *(".heic", ".heif", ".heics", ".heifs", ".hif", ".psd", ".eps", ".svg", ".jxl"),
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mrw"),
+        *(".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    )
 )
 LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
+TOO_LARGE = "too large for this machine's memory"
+PASSING = (TOO_LARGE, "not readable", "vanished")
+"""How reasons for leaving an image out begin that may be gone when it is read again."""
 ALIKE = {"MPO": "JPEG", "DIB": "BMP", "CUR": "ICO"}
 
 
@@ -102,11 +109,14 @@ def _faults() -> Iterator[None]:
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError("too large for this machine's memory") from error
+        raise ImageError(TOO_LARGE) from error
+    except OSError as error:  # of Pillow, or with a number of the system
+        raise ImageError(f"not readable: {error.strerror}" if error.errno else f"damaged: {_reason(error)}") from error
     except Exception as error:  # Pillow's plugins raise what their parsing happens to raise
         raise ImageError(f"damaged: {_reason(error)}") from error
 
 
+@lru_cache
 def image_suffixes() -> frozenset[str]:
     """Endings of file names that promise an image, read here or not."""
     known = Image.registered_extensions()

@@ -1,7 +1,11 @@
 """How images are laid out: `class/file`, `split/class/file` or without labels in a folder; Parquet shards of splits."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imageveil.images.decode import image_suffixes
 
 SPLITS = ("train", "test", "validation", "val", "unlabeled")
 
@@ -38,3 +42,68 @@ def read_tree(keys: Sequence[str]) -> Tree:
     depth = 1 if split else 0
     labelled = bool(parts) and all(len(part) > depth + 1 for part in parts)
     return Tree(split=split, classes=sorted({part[depth] for part in parts}) if labelled else None)
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What lies in a folder and below it, by relative path.
+
+    Attributes:
+        images: files that are named like images, with size and time, in the order of their paths.
+        shards: Parquet files, likewise in order; those that are links, too.
+        other: what is left out, with the reason.
+        unreadable: what may hold images and could not be read, with the reason.
+    """
+
+    images: dict[str, os.stat_result] = field(default_factory=dict)
+    shards: list[str] = field(default_factory=list)
+    other: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def find_files(root: Path) -> Found:
+    """Look through a folder without opening any file; hidden files are left out, and links are not followed."""
+    found = Found()
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = list(os.scandir(root / folder))
+        except OSError as error:
+            found.unreadable[folder or "."] = f"not readable: {error.strerror}"
+            continue
+        for entry in entries:
+            key = f"{folder}/{entry.name}" if folder else entry.name
+            try:
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                    folders.append(key)
+                else:
+                    _sort_in(entry, key, found)
+            except FileNotFoundError:
+                found.other[key] = "vanished while it was looked at"
+            except OSError as error:
+                found.unreadable[key] = f"not readable: {error.strerror}"
+    found.images = dict(sorted(found.images.items()))
+    found.shards.sort()
+    return found
+
+
+def _sort_in(entry: "os.DirEntry[str]", key: str, found: Found) -> None:
+    """Note what an entry of a folder is that is no folder to look through.
+
+    Raises:
+        OSError: the system does not tell.
+    """
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path a file is slow
+    if entry.name.startswith("."):
+        found.other[key] = "hidden"
+    elif suffix == ".parquet" and entry.is_file():
+        found.shards.append(key)
+    elif entry.is_symlink():
+        found.other[key] = "a link; links are not followed"
+    elif not entry.is_file(follow_symlinks=False):
+        found.other[key] = "not an ordinary file"
+    elif suffix not in image_suffixes():
+        found.other[key] = "not named like an image"
+    else:
+        found.images[key] = entry.stat(follow_symlinks=False)

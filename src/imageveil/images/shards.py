@@ -3,8 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ from imageveil.images.sinks import cannot_write, remove, sync, temporary_name
 class ShardWriter:
     """One Parquet shard in the Hugging Face layout: `image` {bytes, path} and, with classes, an integer `label`.
 
-    Use as a context manager; the shard appears when the block ends without an error.
+    The shard appears when it is closed, and `discard` leaves nothing behind.
 
     Args:
         path: where the shard is put.
@@ -74,15 +73,6 @@ class ShardWriter:
             pass  # closing writes a footer, which a full disk refuses
         finally:
             remove(self.temporary)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
 
 
 def _schema(classes: Sequence[str] | None, labelled: bool) -> pa.Schema:

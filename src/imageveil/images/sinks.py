@@ -73,7 +73,7 @@ def write_files(files: Iterable[tuple[Path, bytes | Iterator[bytes]]], *, tag: s
     Args:
         files: where and what, whole or in pieces.
         private: whether only their owner may read them, from the first byte on.
-        tag: part of the temporary names, by which `remove_temporaries` finds what this run left behind.
+        tag: part of the temporary names, by which `remove_temporaries` tells the files of runs apart.
 
     Raises:
         RunError: the disk is full, read-only or otherwise does not take them.
@@ -96,7 +96,7 @@ def write_files(files: Iterable[tuple[Path, bytes | Iterator[bytes]]], *, tag: s
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 for piece in (blob,) if isinstance(blob, bytes) else blob:
-                    _write_whole(file, piece)
+                    write_whole(file, piece)
         # One by one, each file waits for the disk to empty its own cache, which takes milliseconds.
         whole = len(written) >= MANY and len({os.stat(folder).st_dev for folder in folders}) == 1  # noqa: PTH116
         # Everything is on disk before the first name appears, and every name before the group counts as written.
@@ -117,7 +117,12 @@ def write_files(files: Iterable[tuple[Path, bytes | Iterator[bytes]]], *, tag: s
             os.close(disk)
 
 
-def _write_whole(file: IO[bytes], blob: bytes) -> None:
+def write_whole(file: IO[bytes], blob: bytes) -> None:
+    """Write all of `blob` to an unbuffered file, which may take it in several pieces.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
     rest = memoryview(blob)
     while rest:
         rest = rest[file.write(rest) :]
@@ -161,11 +166,17 @@ def cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror or error}; once that is mended the same command continues")
 
 
-def remove_temporaries(root: Path, *, tag: str = "") -> None:
-    """Delete what a killed run with this tag left half-written below `root`."""
+def remove_temporaries(root: Path, *, keep: Iterable[str] = ()) -> None:
+    """Delete what killed runs left half-written below `root`.
+
+    Args:
+        root: a folder, which need not be there.
+        keep: tags of runs that may be at work.
+    """
+    kept = tuple(f".{tag}{TEMPORARY}" for tag in keep)
     for folder, _, names in os.walk(root):
         for name in names:
-            if name.endswith(f".{tag}{TEMPORARY}"):
+            if name.endswith(TEMPORARY) and not name.endswith(kept):
                 remove(Path(folder) / name)
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from imageveil.errors import UsageError
-from imageveil.images.decode import ImageError, decode, image_suffixes
-from imageveil.images.layout import SPLITS, read_tree, split_of
+from imageveil.images.decode import ImageError, decode
+from imageveil.images.layout import SPLITS, Found, find_files, read_tree, split_of
+from imageveil.images.parquet import DAMAGE, RowNames, damage, open_shard, open_shards, shard_labels
 
 NAMED = ("cifar10", "cifar100", "stl10")
 
@@ -77,35 +77,33 @@ class FolderSource:
 
     Args:
         root: the folder.
+        found: what lies in it.
         split: only that one where there are splits; None for all.
     """
 
-    def __init__(self, root: Path, split: str | None = None) -> None:
+    def __init__(self, root: Path, found: Found, split: str | None = None) -> None:
         self.name = root.name
         self.root = root
-        self.skipped = Skipped()
-        suffixes = image_suffixes()
-        found = sorted(
-            path.relative_to(root).as_posix()
-            for path in root.rglob("*")
-            if path.is_file() and not path.is_symlink() and path.suffix.lower() in suffixes
-        )
-        found = [key for key in found if not any(part.startswith(".") for part in key.split("/"))]
-        self.tree = read_tree(found)
-        self.keys = [key for key in found if split is None or not self.tree.split or key.startswith(f"{split}/")]
-        if found and not self.keys:
-            there = ", ".join(sorted({key.split("/")[0] for key in found}))
+        self.skipped = Skipped(dict(found.unreadable))
+        self.tree = read_tree(list(found.images))
+        self.files = {
+            key: stat
+            for key, stat in found.images.items()
+            if split is None or not self.tree.split or key.startswith(f"{split}/")
+        }
+        if found.images and not self.files:
+            there = ", ".join(sorted({key.split("/")[0] for key in found.images}))
             raise MissingSplitError(f"{root} is split into {there} and has no images of the split {split!r}")
         self.classes = self.tree.classes
 
     def fingerprint(self) -> str:
         """Paths, sizes and times of all files."""
-        stats = ((key, (self.root / key).stat()) for key in self.keys)
-        return json.dumps([str(self.root), *([key, stat.st_size, stat.st_mtime_ns] for key, stat in stats)])
+        files = ([key, stat.st_size, stat.st_mtime_ns] for key, stat in self.files.items())
+        return json.dumps([str(self.root), *files])
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images in the order of their paths."""
-        for key in self.keys:
+        for key in self.files:
             try:
                 image = decode((self.root / key).read_bytes())
             except (ImageError, OSError) as error:
@@ -121,9 +119,7 @@ class ParquetSource:
         self.name = name
         self.shards = shards
         self.skipped = Skipped()
-        schema = open_shard(shards[0]).schema_arrow
-        self.labelled = "label" in schema.names
-        self.classes = class_names(schema.metadata) if self.labelled else None
+        self.labelled, self.classes = shard_labels(open_shard(shards[0]))
 
     def fingerprint(self) -> str:
         """Paths, sizes and times of all shards."""
@@ -132,68 +128,31 @@ class ParquetSource:
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images shard by shard, in the order of the rows."""
-        columns = ["image", "label"] if self.labelled else ["image"]
         names = RowNames()
-        for shard in self.shards:
-            row = 0
-            try:
-                for batch in open_shard(shard).iter_batches(batch_size=512, columns=columns):
-                    labels = batch.column("label").to_pylist() if self.labelled else [None] * len(batch)
-                    for cell, label in zip(batch.column("image").to_pylist(), labels, strict=True):
-                        key = names.key((cell or {}).get("path"), shard, row)
-                        row += 1
-                        try:
-                            image = decode((cell or {}).get("bytes") or b"")
-                        except ImageError as error:
-                            self.skipped.add(key, str(error))
-                            continue
-                        yield Record(key=key, image=image, label=label)
-            except (pa.ArrowException, OSError) as error:
-                raise unreadable_shard(shard, error) from error
+        for shard, file in open_shards(self.shards):
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                try:
+                    yield from self._group(shard, file, group, first, names)
+                except DAMAGE as error:
+                    self.skipped.add(f"{shard.name}, row group {group}", f"{damage(error)}; it holds {rows} images")
+                first += rows
 
-
-def open_shard(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file that has the column `image` of the Hugging Face layout.
-
-    Raises:
-        UsageError: it is damaged, or has no such column.
-    """
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable_shard(path, error) from error
-    schema = file.schema_arrow
-    kind = schema.field("image").type if "image" in schema.names else None
-    if kind is None or not pa.types.is_struct(kind) or {"bytes", "path"} - {field.name for field in kind}:
-        raise UsageError(f"{path} has no column 'image' of {{bytes, path}}, the Hugging Face image layout")
-    return file
-
-
-def unreadable_shard(path: Path, error: Exception) -> UsageError:
-    """One sentence about a Parquet file that cannot be read."""
-    return UsageError(f"{path} cannot be read as Parquet: {(str(error).splitlines() or [type(error).__name__])[0]}")
-
-
-class RowNames:
-    """Names the rows of a source's Parquet shards, each name once: a key per image must not serve two."""
-
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
-
-    def key(self, path: str | None, shard: Path, row: int) -> str:
-        """The row's path, or `shard/row` without one; where others have that path, with `shard-row-` before its name.
-
-        Args:
-            path: the row's own, or None.
-            shard: the file it is in.
-            row: its number there.
-        """
-        key = path or f"{shard.stem}/{row:07d}"
-        if key in self.taken:
-            folder, slash, name = key.rpartition("/")
-            key = f"{folder}{slash}{shard.stem}-{row:07d}-{name}"
-        self.taken.add(key)
-        return key
+    def _group(self, shard: Path, file: pq.ParquetFile, group: int, row: int, names: RowNames) -> Iterator[Record]:
+        """Yield the readable images of a row group, whose first row is `row` of the shard."""
+        columns = ["image", "label"] if self.labelled else ["image"]
+        for batch in file.iter_batches(batch_size=512, row_groups=[group], columns=columns):
+            labels = batch.column("label").to_pylist() if self.labelled else [None] * len(batch)
+            for cell, label in zip(batch.column("image").to_pylist(), labels, strict=True):
+                key = names.key((cell or {}).get("path"), shard, row)
+                row += 1
+                try:
+                    image = decode((cell or {}).get("bytes") or b"")
+                except ImageError as error:
+                    self.skipped.add(key, str(error))
+                    continue
+                yield Record(key=key, image=image, label=label)
 
 
 class NamedSource:
@@ -253,31 +212,45 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
         if split not in (None, "train", "test"):
             raise UsageError(f"{spec} has no images of the split {split!r}; use train or test")
         return NamedSource(spec, split or "train", root or Path.home() / ".cache" / "imageveil" / "downloads")
-    path = Path(spec)
-    if not path.exists():
-        raise UsageError(f"{spec} does not exist; give an image folder, Parquet, or one of: {', '.join(NAMED)}")
-    if path.is_file():
-        if path.suffix == ".parquet":
-            return ParquetSource(path.stem, [path])
-        raise UsageError(f"{spec} is a file but not Parquet; give the folder that holds the images")
-    shards = sorted(path.glob("*.parquet"))
-    if shards:
+    path, found = Path(spec), find_source(spec)
+    if found.shards:
+        shards = [path] if path.is_file() else [path / name for name in found.shards]
         splits = {shard: split_of(shard.stem) for shard in shards}
-        whole = split is None or not any(splits.values())
+        whole = path.is_file() or split is None or not any(splits.values())
         chosen = [shard for shard in shards if whole or splits[shard] == split]
         if not chosen:
             raise MissingSplitError(f"{spec} has no shards named {split}-*.parquet")
-        return ParquetSource(path.name, chosen)
-    source = FolderSource(path, split)
-    if not source.keys:
+        return ParquetSource(path.stem if path.is_file() else path.name, chosen)
+    source = FolderSource(path, found, split)
+    if not source.files:
         raise UsageError(f"{spec} holds no images: no file there ends like an image and no shard is Parquet")
     return source
 
 
-def class_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
-    """Class names from the `huggingface` entry of a Parquet schema, if it has any."""
+def find_source(spec: str) -> Found:
+    """Find the files of a source: images or Parquet shards, and never one beside the other that is left out.
+
+    Raises:
+        UsageError: nothing is there, or a file that is not Parquet, or a folder that holds both, or shards in folders
+            of their own.
+    """
+    path = Path(spec)
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return list(features["label"]["names"])
-    except (KeyError, TypeError, json.JSONDecodeError):
-        return None
+        exists, is_file = path.exists(), path.is_file()
+    except OSError as error:
+        raise UsageError(f"{spec} cannot be reached: {error.strerror}") from error
+    if not exists:
+        raise UsageError(f"{spec} does not exist; give an image folder, Parquet, or one of: {', '.join(NAMED)}")
+    if is_file and path.suffix.lower() != ".parquet":
+        raise UsageError(f"{spec} is a file but not Parquet; give the folder that holds the images")
+    found = Found(shards=[path.name]) if is_file else find_files(path)
+    if found.unreadable and not (found.images or found.shards):
+        key, reason = next(iter(found.unreadable.items()))
+        raise UsageError(f"{spec} holds no images that can be reached; {key} is {reason}")
+    if found.images and found.shards:
+        some = f"images ({next(iter(found.images))}) and Parquet files ({found.shards[0]})"
+        raise UsageError(f"{spec} holds {some}; put either into a folder of its own")
+    deep = [name for name in found.shards if "/" in name]
+    if deep:
+        raise UsageError(f"{spec} holds Parquet files in folders ({deep[0]}); give the folder in which they lie")
+    return found

@@ -10,6 +10,7 @@ import secrets
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -98,7 +99,7 @@ class Scheme(ABC):
         """Write the scheme to one safetensors file, atomically; readable by its owner only unless `private` is False.
 
         Raises:
-            UsageError: the file exists and `replace` is False.
+            UsageError: the path names no file, or the file exists and `replace` is False.
             RunError: the file could not be written.
         """
         tensors, metadata = self.state()
@@ -106,6 +107,8 @@ class Scheme(ABC):
         header = {"imageveil": FORMAT, "scheme": self.name, "metadata": json.dumps(metadata, sort_keys=True)}
         blob = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()} or {"empty": torch.zeros(1)}, header)
         path = Path(path)
+        if not path.name:
+            raise UsageError(f"'{path}' names no file; give the path of the scheme file to write")
         # A name that nobody can foresee, and O_EXCL: in a shared folder somebody may have put a file or a link there.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
@@ -118,13 +121,19 @@ class Scheme(ABC):
             if replace:
                 temporary.replace(path)
             else:
-                path.hardlink_to(temporary)
-        except FileExistsError as error:
-            raise UsageError(f"{path} exists; whatever was protected with it needs it, so give another path") from error
+                _put_where_none_is(path, temporary)
         except OSError as error:
             raise RunError(f"cannot write the scheme file {path}: {error.strerror}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, and perhaps its folder is not either
+                temporary.unlink()
+
+
+def _put_where_none_is(path: Path, written: Path) -> None:
+    try:
+        path.hardlink_to(written)
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists; whatever was protected with it needs it, so give another path") from error
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -159,8 +168,11 @@ def resolve_scheme(name_or_path: str | os.PathLike[str]) -> tuple[Path, bool]:
     if str(name_or_path) in shipped_schemes():
         return Path(str(resources.files("imageveil") / "assets" / "schemes" / f"{name_or_path}.safetensors")), True
     path = Path(name_or_path)
-    if path.is_file():
-        return path, False
+    try:
+        if path.is_file():
+            return path, False
+    except OSError as error:
+        raise UsageError(f"the scheme {path} cannot be reached: {error.strerror}") from error
     if str(name_or_path) in SCHEMES:
         raise UsageError(
             f"{name_or_path!r} is no scheme file; make one with `imageveil keygen {name_or_path} FILE` and give that"
@@ -187,8 +199,10 @@ def read_scheme_file(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]
         raise UsageError(f"{path} has scheme format {header.get('imageveil')}; this version reads format {FORMAT}")
     try:
         metadata = json.loads(header["metadata"])
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} has damaged metadata; restore the file from a copy") from error
+    except json.JSONDecodeError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise UsageError(f"{path} has damaged metadata; restore the file from a copy")
     if metadata.get("sha256") != digest({} if set(tensors) == {"empty"} else tensors):
         raise UsageError(f"{path} is damaged: its content does not match its SHA-256; restore the file from a copy")
     return tensors, header["scheme"], metadata
@@ -208,7 +222,12 @@ def load_scheme(name_or_path: str | os.PathLike[str]) -> Scheme:
         raise UsageError(
             f"{path} holds a scheme of the unknown kind {name!r}; a later version of imageveil may read it"
         )
-    scheme = SCHEMES[name].from_state(tensors, metadata)
+    try:
+        scheme = SCHEMES[name].from_state(tensors, metadata)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a file that was not written by `save` does to a scheme
+        raise UsageError(f"{path} holds nothing that {name} can be made of; restore the file from a copy") from error
     scheme.public = public
     if public:
         warnings.warn(public_notice(str(name_or_path)), PublicSchemeWarning, stacklevel=2)

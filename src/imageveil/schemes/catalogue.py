@@ -73,6 +73,8 @@ def write_key(
     """
     if made is not None and made.name != name:
         raise UsageError(f"a classifier makes the scheme {made.name!r}; leave --classifier out for {name!r}")
+    if made is not None and block is not None:
+        raise UsageError(f"{name} has no blocks; leave --block out")
     scheme = made or generate_scheme(name, block=block)
     scheme.save(path, replace=False)
     return scheme, key_space_warning(scheme, size)

@@ -13,7 +13,7 @@ from imageveil.errors import UsageError
 from imageveil.networks.classifiers import CLASSIFIERS
 from imageveil.schemes.base import Scheme
 from imageveil.schemes.blocks import PlaceMap, block_places, place_map
-from imageveil.schemes.keyed import PlaceScheme, SharedBlockScheme
+from imageveil.schemes.keyed import PlaceScheme, SharedBlockScheme, master_key
 from imageveil.schemes.keys import (
     KEY_BYTES,
     derive,
@@ -114,13 +114,11 @@ class SecretControl(Scheme):
         Raises:
             UsageError: the file holds no key.
         """
-        if "key" not in tensors:
-            raise UsageError(f"the file holds no key of {cls.name}; make one with: imageveil keygen {cls.name}")
-        return cls(bytes(tensors["key"].tolist()))
+        return cls(master_key(tensors, cls.name))
 
 
 class NoiseScheme(SecretControl):
-    """Every image becomes independent noise: nothing can be learned and nothing leaks."""
+    """Every image becomes independent noise: nothing can be learned, and nothing leaks but which images are equal."""
 
     name = "noise"
 

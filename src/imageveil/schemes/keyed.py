@@ -22,6 +22,18 @@ LARGE = 1 << 20
 CACHED_SIZES = 4
 
 
+def master_key(tensors: Mapping[str, Tensor], name: str) -> bytes:
+    """The master key in the content of a key file of the scheme `name`.
+
+    Raises:
+        UsageError: there is none, or what is there is no key.
+    """
+    key = tensors.get("key")
+    if key is None or key.dtype != torch.uint8 or key.ndim != 1:
+        raise UsageError(f"the file holds no usable key of {name}; make one with: imageveil keygen {name} FILE")
+    return bytes(key.tolist())
+
+
 class KeyedScheme(Scheme):
     """A scheme whose secret is a key, and which its owner can undo bit for bit.
 
@@ -45,7 +57,7 @@ class KeyedScheme(Scheme):
             raise UsageError(f"{self.name} has no blocks; leave --block out")
         self.master = master
         self.block = self.default_block if block is None else block
-        if not isinstance(self.block, int) or not 1 <= self.block <= 256:
+        if type(self.block) is not int or not 1 <= self.block <= 256:
             raise UsageError(f"the block size of {self.name} must be from 1 to 256 pixels, not {self.block}")
         self.alignment = WHOLE_IMAGE
 
@@ -128,11 +140,9 @@ class KeyedScheme(Scheme):
             UsageError: the file has no key of this scheme.
         """
         try:
-            return cls(bytes(tensors["key"].tolist()), **metadata["parameters"])
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(f"the file holds no usable key of {cls.name}; make one with: imageveil keygen") from error
+            return cls(master_key(tensors, cls.name), **metadata["parameters"])
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"the file has no parameters of {cls.name}; restore it from a copy") from error
 
     def _check_ids(self, images: Tensor, ids: Sequence[str] | None) -> None:
         if self.needs_ids and (ids is None or len(ids) != len(images)):
