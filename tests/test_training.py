@@ -112,16 +112,9 @@ def test_protecting_once_is_part_of_the_time(data):
 
 
 def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
-    def train(out, **options):
+    def train(out, images=data, config=TRANSFORMATION, **options):
         return train_scheme(
-            data,
-            out,
-            preset="smoke",
-            config=TRANSFORMATION,
-            classifier_config=CLASSIFIER,
-            seed=0,
-            device=CPU,
-            **options,
+            images, out, preset="smoke", config=config, classifier_config=CLASSIFIER, seed=0, device=CPU, **options
         )
 
     whole = train(tmp_path / "whole", test=data)
@@ -130,16 +123,7 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     (tmp_path / "interrupted" / "transformation" / "config.json").rename(tmp_path / "config.json")
     for other in (replace(TRANSFORMATION, widths=(4, 8, 16)), replace(TRANSFORMATION, field=2)):
         with pytest.raises(UsageError, match="other settings"):
-            train_scheme(
-                data,
-                tmp_path / "interrupted",
-                preset="smoke",
-                config=other,
-                classifier_config=CLASSIFIER,
-                seed=0,
-                device=CPU,
-                test=data,
-            )
+            train(tmp_path / "interrupted", config=other, test=data)
     (tmp_path / "config.json").rename(tmp_path / "interrupted" / "transformation" / "config.json")
     again = train(tmp_path / "interrupted", test=data)  # classifier, P and encoder are reused, the last step is redone
     images = data.images[:16]
@@ -190,15 +174,7 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     with pytest.raises(UsageError, match=r"other settings \(classifier\)"):
         train(tmp_path / "given", test=data, classifier_file=theta)
     with pytest.raises(UsageError, match=r"other settings \(images_sha256\)"):
-        train_scheme(
-            replace(data, images=255 - data.images),
-            tmp_path / "whole",
-            preset="smoke",
-            config=TRANSFORMATION,
-            classifier_config=CLASSIFIER,
-            seed=0,
-            device=CPU,
-        )
+        train(tmp_path / "whole", images=replace(data, images=255 - data.images))
 
 
 def test_without_a_seed_everyone_gets_a_scheme_of_their_own(data, tmp_path):

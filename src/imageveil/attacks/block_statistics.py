@@ -31,6 +31,19 @@ def from_block_values(values: NDArray[np.uint8], height: int, width: int) -> Ten
     return out.view(-1, 3, height, width)
 
 
+def show_values(values: NDArray[np.float32], like: Tensor) -> Tensor:
+    """Images of blocks (N, B, D) in order, uint8 of the shape of `like`."""
+    return from_block_values(values.round().clip(0, 255).astype(np.uint8), *like.shape[-2:])
+
+
+def show_brightness(brightness: NDArray[np.floating], block: int, like: Tensor) -> Tensor:
+    """Grey images with one value a block: (N, B) to uint8 of the shape of `like`, (N, 3, H, W)."""
+    height, width = like.shape[-2:]
+    grey = torch.from_numpy(np.asarray(brightness)).view(-1, 1, height // block, width // block)
+    grey = grey.round().clamp(0, 255).to(torch.uint8)
+    return grey.repeat_interleave(block, -2).repeat_interleave(block, -1).expand(-1, 3, -1, -1).contiguous()
+
+
 def split_halves(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Split bytes (..., D) into their low, then their high halves (..., 2 D)."""
     return np.concatenate([values & 15, values >> 4], axis=-1)

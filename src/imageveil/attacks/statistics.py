@@ -177,8 +177,8 @@ class SharedBlocks(Reconstruction):
         """Show thumbnails, or whole blocks where their inside was put in order; see `Reconstruction.reconstruct`."""
         values = self._values(blocks.block_values(protected, self.block))
         if self.order is None:
-            return show_brightness(self.brightness(values), self.block, protected)
-        return show_values(self.brightness.upright(values)[..., self.order], protected)
+            return blocks.show_brightness(self.brightness(values), self.block, protected)
+        return blocks.show_values(self.brightness.upright(values)[..., self.order], protected)
 
     def _values(self, values: Values) -> Values:
         return blocks.split_halves(values) if self.halves else values
@@ -210,9 +210,9 @@ class MovedBlocks(Reconstruction):
         """Show thumbnails, or whole blocks where their inside was put in order; see `Reconstruction.reconstruct`."""
         values = self._placed(self._read(blocks.block_values(protected, self.block)))
         if self.places is None:
-            shown = show_brightness(values.mean(axis=-1), self.block, protected)
+            shown = blocks.show_brightness(values.mean(axis=-1), self.block, protected)
         else:
-            shown = show_values(np.take_along_axis(values, self.places[None], axis=-1), protected)
+            shown = blocks.show_values(np.take_along_axis(values, self.places[None], axis=-1), protected)
         return shown.flip(-1) if self.mirrored else shown
 
     def choose_side(self, protected: Tensor, plain: Tensor) -> None:
@@ -283,7 +283,7 @@ class ReplacedBytes(Reconstruction):
         """Put the bytes back, or show thumbnails of those that stayed; see `Reconstruction.reconstruct`."""
         values = blocks.block_values(protected, self.block)
         if not self.inside:
-            return show_brightness(values[..., ~self.replaced].mean(axis=-1), self.block, protected)
+            return blocks.show_brightness(values[..., ~self.replaced].mean(axis=-1), self.block, protected)
         values[..., self.replaced] = self.table[values[..., self.replaced]]
         return blocks.from_block_values(values, *protected.shape[-2:])
 
@@ -292,16 +292,3 @@ def small_grey(images: Tensor) -> Tensor:
     """Brightness of uint8 images (N, 3, H, W), float32 (N, H', W') with at most `SIDE_PIXELS` on a side."""
     height, width = (min(side, SIDE_PIXELS) for side in images.shape[-2:])
     return F.adaptive_avg_pool2d(images.float().mean(dim=1), (height, width))
-
-
-def show_values(values: Series, like: Tensor) -> Tensor:
-    """Images of blocks (N, B, D) in order, uint8 of the shape of `like`."""
-    return blocks.from_block_values(values.round().clip(0, 255).astype(np.uint8), *like.shape[-2:])
-
-
-def show_brightness(brightness: NDArray[np.floating], block: int, like: Tensor) -> Tensor:
-    """Grey images with one value a block: (N, B) to uint8 of the shape of `like`, (N, 3, H, W)."""
-    height, width = like.shape[-2:]
-    grey = torch.from_numpy(np.asarray(brightness)).view(-1, 1, height // block, width // block)
-    grey = grey.round().clamp(0, 255).to(torch.uint8)
-    return grey.repeat_interleave(block, -2).repeat_interleave(block, -1).expand(-1, 3, -1, -1).contiguous()
