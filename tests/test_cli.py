@@ -100,7 +100,7 @@ def replaced(lines: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_a_ctrl_c_is_told_in_one_sentence_and_left_to_the_main_process():
-    done = replaced("os.kill(os.getpid(), signal.SIGINT)")
+    done = replaced("signal.raise_signal(signal.SIGINT)")
     assert done.returncode == 130
     assert done.stderr.startswith("imageveil: interrupted; ") and len(done.stderr.splitlines()) == 1
     with open_pool(1) as pool:
