@@ -19,6 +19,9 @@ from imageveil.records import made_on, read_records
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.base import shipped_schemes
 
+DEFAULT = "quick"
+"""Recipe whose records bear no recipe in their names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -38,7 +41,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Name of the run and, behind the data's, of the record."""
+        """Name of the run and of the record, behind the data's and before the recipe's."""
         return self.scheme + ("-adaptation" if self.adaptation else "") + ("-once" if self.augment == "once" else "")
 
 
@@ -80,7 +83,8 @@ def what_lacks(row: Row, classifier: Path | None) -> str:
 
 def run(row: Row, data: str, runs: Path, out: Path, preset: str, classifier: Path | None) -> None:
     """Train and judge one classifier, unless its record is there."""
-    record = out / f"{Path(data).name}-{row.name}.json"
+    name = "-".join([Path(data).name, row.name, *([] if preset == DEFAULT else [preset])])
+    record = out / f"{name}.json"
     if record.is_file():
         return
     command = [sys.executable, "-m", "imageveil", "classify", "--data", data]
@@ -89,7 +93,7 @@ def run(row: Row, data: str, runs: Path, out: Path, preset: str, classifier: Pat
         return
     command += [] if row.scheme == "none" else ["--scheme", find_scheme(row.scheme, runs, classifier)]
     command += ["--preset", preset, "--augment", row.augment, *(["--adaptation"] if row.adaptation else [])]
-    command += ["--run", str(runs / f"{Path(data).name}-{row.name}"), "--record", str(record)]
+    command += ["--run", str(runs / name), "--record", str(record)]
     subprocess.run(command, check=True)
 
 
@@ -122,7 +126,7 @@ def main() -> None:
     parser.add_argument("--data", default="data/cifar10")
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--out", type=Path, default=Path("results/classify"))
-    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--preset", default=DEFAULT)
     parser.add_argument("--classifier", type=Path, help="of plain images, for the control class; h_theta will do")
     parser.add_argument("--only", nargs="*", default=[], help="names of rows, for example tanaka-adaptation")
     parser.add_argument("--table", action="store_true")
