@@ -10,8 +10,10 @@ record is there is skipped, so the same command goes on where it was stopped.
 import argparse
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from breaks import LEARNED, find_scheme
 
@@ -21,6 +23,8 @@ from imageveil.schemes.base import shipped_schemes
 
 DEFAULT = "quick"
 """Recipe whose records bear no recipe in their names."""
+RECIPES = (DEFAULT, "narrow")
+"""Recipes that have a column in the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,27 +101,33 @@ def run(row: Row, data: str, runs: Path, out: Path, preset: str, classifier: Pat
     subprocess.run(command, check=True)
 
 
-def table(data: str, out: Path, preset: str) -> str:
-    """The records as Markdown, beside the published figures."""
+def table(data: str, out: Path, presets: Sequence[str]) -> str:
+    """The records as Markdown, a column a recipe, beside the published figures."""
     found = {
-        (r["scheme"], bool(r["adaptation"]), r["augment"]): r
+        (r["preset"], r["scheme"], bool(r["adaptation"]), r["augment"]): r
         for r in read_records(out)
-        if r["task"] == "classify" and r["data"] == Path(data).name and r["preset"] == preset
+        if r["task"] == "classify" and r["data"] == Path(data).name and r["preset"] in presets
     }
+    heads = " | ".join(f"`{preset}` (95 % interval)" for preset in presets)
     lines = [
-        "| scheme | adaptation network | augmented | accuracy | 95 % interval | published |",
-        "|---|---|---|---|---|---|",
+        f"| scheme | adaptation network | augmented | {heads} | published |",
+        "|---|---|---|" + "---|" * len(presets) + "---|",
     ]
     for row in ROWS:
-        record = found.get((row.scheme, row.adaptation, row.augment))
-        if record is None:
-            continue
-        low, high = record["intervals"]["accuracy"]
-        lines.append(
-            f"| `{row.scheme}` | {'yes' if row.adaptation else 'no'} | {row.augment} "
-            f"| {100 * record['metrics']['accuracy']:.2f} % | {100 * low:.2f} to {100 * high:.2f} % | {row.published} |"
-        )
+        cells = [found.get((preset, row.scheme, row.adaptation, row.augment)) for preset in presets]
+        if any(cells):
+            shown = " | ".join(accuracy_and_interval(cell) for cell in cells)
+            adapted = "yes" if row.adaptation else "no"
+            lines.append(f"| `{row.scheme}` | {adapted} | {row.augment} | {shown} | {row.published} |")
     return "\n".join([*lines, "", made_on(found.values())])
+
+
+def accuracy_and_interval(record: Mapping[str, Any] | None) -> str:
+    """A record's accuracy with its interval, in per cent; nothing where there is no record."""
+    if record is None:
+        return ""
+    low, high = record["intervals"]["accuracy"]
+    return f"{100 * record['metrics']['accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def main() -> None:
@@ -132,7 +142,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
-        print(table(given.data, given.out, given.preset))
+        print(table(given.data, given.out, RECIPES))
         return
     for row in ROWS:
         if not given.only or row.name in given.only:

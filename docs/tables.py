@@ -38,7 +38,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "photographs": ("docs/measures.md", lambda: floors_table.table(RESULTS / "floors", "photos")),
     "speed": ("docs/protect.md", lambda: protect.table(RESULTS / "throughput")),
     "engines": ("docs/protect.md", lambda: engines.table(RESULTS / "engines")),
-    "accuracy": ("docs/schemes.md", lambda: accuracy.table("cifar10", RESULTS / "classify", "quick")),
+    "accuracy": ("docs/schemes.md", lambda: accuracy.table("cifar10", RESULTS / "classify", accuracy.RECIPES)),
     "rates": ("docs/schemes.md", lambda: schemes.table(RESULTS / "throughput")),
     "breaks": ("docs/attacks.md", lambda: breaks_table(RESULTS / "attacks", RESULTS / "similarity")),
     "controls": ("docs/attacks.md", lambda: controls_table(RESULTS / "controls")),
