@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from imageveil.attacks import Conditions, Knowledge, make_attack
+from imageveil.attacks import Conditions, Knowledge, make_attack, sia_gan
 from imageveil.attacks.gan import Generated, Unpaired, duel, is_negative, seeded
 from imageveil.attacks.knowledge import Pairs, PublicScheme
+from imageveil.attacks.learning import to_images
+from imageveil.attacks.sia_gan import skewed_otherwise, turn_if_negative
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import (
@@ -221,6 +223,35 @@ def test_resumed_equals_uninterrupted_and_repeated(name, scheme, tiles, tmp_path
     assert torch.equal(attack.fit(given, parts).reconstruct(given.protected), whole)
     other = attack.fit(given, replace(CONDITIONS, seed=1)).reconstruct(given.protected)
     assert not torch.equal(other, whole)
+
+
+def test_block_positions_start_alike():
+    filters = sia_generator(8, 12, 4, channels=8).layers[0].filters
+    assert filters.weight.shape[0] == 6 and torch.equal(filters().std(dim=0), torch.zeros_like(filters.weight[0]))
+
+
+def test_brightness_tells_a_negative_that_mean_images_do_not(tiles):
+    # Bright ones are rare, as at night: squares of what was spread evenly.
+    light = torch.rand(len(tiles), 1, 1, 1, generator=torch.Generator().manual_seed(0)).pow(3)
+    shown = (tiles * light).to(torch.uint8)
+    half, other = shown[::2], shown[1::2]
+    assert skewed_otherwise(255 - half, other) and not skewed_otherwise(half, other)
+    assert not skewed_otherwise(255 - half[:4], other)  # of four images it may be chance
+    assert not skewed_otherwise(torch.full_like(half, 128), other)
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_sia_gan_turns_a_generator_of_negatives_once(negative, tiles, monkeypatch):
+    generator = sia_generator(32, 32, 4, channels=4)
+    given = known("none", tiles[:64], tiles[64:128])
+    before = to_images(generator.eval(), given.protected, CONDITIONS)
+    monkeypatch.setattr(sia_gan, "skewed_otherwise", lambda guesses, plain: negative)
+    turn_if_negative(generator, given, CONDITIONS)
+    assert generator.training
+    after = to_images(generator.eval(), given.protected, CONDITIONS)
+    # A value between two bytes is rounded either way.
+    assert ((255 - after if negative else after).int() - before.int()).abs().max() <= 1
+    assert torch.equal(before, after) != negative
 
 
 def test_large_images_and_missing_labels(photograph):

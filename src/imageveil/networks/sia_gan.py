@@ -20,6 +20,8 @@ SLOPE = 0.1
 class BlockPositions(nn.Module):
     """A layer of its own for every block position, laid out at full size by a pixel shuffle.
 
+    The first weights are the same for all.
+
     Args:
         height: rows of the images in blocks.
         width: columns of the images in blocks.
@@ -33,6 +35,10 @@ class BlockPositions(nn.Module):
         values = features * block**2
         self.filters = SpectralNormFilters(height * width, values, 3 * block**2)
         self.norm = nn.BatchNorm1d(height * width * values)
+        # Where blocks share a key, positions that start apart learn a picture here and its negative there.
+        with torch.no_grad():
+            for same in (self.filters.weight, self.filters.left):
+                same.copy_(same[:1].clone().expand_as(same))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (N, features, H, W)."""
