@@ -59,7 +59,7 @@ class SIAGAN(Attack):
     name: ClassVar[str] = "sia-gan"
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"width": 64, "discriminator": 1024, "full_batch": True},
-        "quick": {"generator_rate": 1e-3, "epochs": 8},
+        "quick": {"generator_rate": 1e-3, "epochs": 12},
         "smoke": {"width": 8, "discriminator": 32, "epochs": 1, "protected": 256},
     }
 
