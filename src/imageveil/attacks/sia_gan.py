@@ -7,7 +7,8 @@ with self-attention (hinge loss), and a classifier that learns along with it mus
 where there are no labels).
 
 Chosen here: the classifier is the small network of the `quick` preset instead of a PyramidNet, and it also learns from
-the plain images where their labels are known, so that a class must be shown by what shows it in real images. All block
+the plain images where their labels are known, so that a class must be shown by what shows it in real images. It sees
+all images shifted and mirrored, lest a generator learns by heart what makes it say a label. All block
 positions start from the same weights, all rates fall along a cosine, and a generator that sets out for negatives is
 turned round early, while its classifier has not got used to them.
 """
@@ -24,14 +25,18 @@ from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.gan import BLOCK, SIGN_IMAGES, Generated, Unpaired, seeded, update
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn, to_images
+from imageveil.images.augment import crop_and_flip
 from imageveil.networks.sia_gan import SIADiscriminator, sia_generator
 from imageveil.networks.vgg import QuickNet
 from imageveil.presets.ranges import Count, Rate
-from imageveil.training.loop import require_size
+from imageveil.training.loop import require_size, step_generator
 from imageveil.training.optimizers import set_rates
 
 ADAM_BETAS = (0.0, 0.9)
 WHITENING_SAMPLE = 2000
+
+SHIFT = 2
+"""Pixels by which images are shifted at most before the classifier sees them."""
 
 SIGN_STEPS = (150, 300, 600)
 """Steps before which the sign of what is generated is looked at."""
@@ -124,11 +129,13 @@ class SIAGAN(Attack):
             if labels is not None:
                 # One after the other: batch norm must not mix what is generated with what is real.
                 first, second = batches.indices(number)
-                losses["class"] = self.class_loss(networks["classifier"], guess, labels[first], conditions)
+                judged = [("class", guess, labels[first])]
                 if plain_labels is not None:
-                    losses["plain class"] = self.class_loss(
-                        networks["classifier"], plain, plain_labels[second], conditions
-                    )
+                    judged.append(("plain class", plain, plain_labels[second]))
+                drawn = step_generator(conditions.seed, number * device.world + device.rank, stream=8)
+                for name, images, truth in judged:
+                    views = crop_and_flip(images, drawn, padding=SHIFT)
+                    losses[name] = self.class_loss(networks["classifier"], views, truth, conditions)
             update(optimizers[0], torch.stack([loss for name, loss in losses.items() if name != "discriminator"]).sum())
             discriminator.requires_grad_(True)
             return losses
