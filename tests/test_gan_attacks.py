@@ -254,6 +254,30 @@ def test_sia_gan_turns_a_generator_of_negatives_once(negative, tiles, monkeypatc
     assert torch.equal(before, after) != negative
 
 
+def test_the_classifier_of_sia_gan_sees_shifted_images(tiles, monkeypatch):
+    """What a generator draws for it must hold wherever it lies, and be learned from."""
+    seen = []
+
+    def watched(self, classifier, images, labels, conditions):
+        seen.append(images)
+        return class_loss(self, classifier, images, labels, conditions)
+
+    class_loss = sia_gan.SIAGAN.class_loss
+    monkeypatch.setattr(sia_gan.SIAGAN, "class_loss", watched)
+    attack = make_attack("sia-gan", SMALL["sia-gan"] | {"epochs": 1})
+    given = known("none", tiles[:48], tiles[100:140])
+    attack.fit(given, CONDITIONS, stop_after=1)
+    guess, plain = seen
+    assert guess.requires_grad and not plain.requires_grad
+    whole = given.plain[Unpaired(given, 16, CONDITIONS).indices(0)[1]].float() / 255
+    assert all(not torch.equal(view, image) for view, image in zip(plain, whole, strict=True))
+    inside = slice(sia_gan.SHIFT, -sia_gan.SHIFT)
+    for view, image in zip(plain, whole, strict=True):
+        steps = range(-sia_gan.SHIFT, sia_gan.SHIFT + 1)
+        moved = [turned.roll((y, x), (1, 2)) for turned in (image, image.flip(2)) for y in steps for x in steps]
+        assert any(torch.equal(view[:, inside, inside], one[:, inside, inside]) for one in moved)
+
+
 def test_large_images_and_missing_labels(photograph):
     large = (
         photograph.unfold(1, 96, 96).unfold(2, 96, 96).permute(1, 2, 0, 3, 4).reshape(-1, 3, 96, 96)[:8].contiguous()
