@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imageveil.attacks import Conditions, Knowledge, make_attack, sia_gan
@@ -228,6 +229,26 @@ def test_resumed_equals_uninterrupted_and_repeated(name, scheme, tiles, tmp_path
 def test_block_positions_start_alike():
     filters = sia_generator(8, 12, 4, channels=8).layers[0].filters
     assert filters.weight.shape[0] == 6 and torch.equal(filters().std(dim=0), torch.zeros_like(filters.weight[0]))
+
+
+@pytest.mark.parametrize(("alike", "same"), [(0.9, True), (0.5, False), (0.0, False)])
+def test_block_positions_learn_alike_for_their_share(alike, same, tiles, tmp_path):
+    attack = make_attack("sia-gan", SMALL["sia-gan"] | {"alike": alike})
+    parts = replace(CONDITIONS, folder=tmp_path)
+    attack.fit(known("none", tiles[:48], tiles[100:140]), parts, stop_after=5)  # of 6
+    state = load_file(tmp_path / "checkpoint" / "state.safetensors")
+    [weight] = [value for key, value in state.items() if key.endswith("generator.layers.0.filters.weight")]
+    assert (weight.std(dim=0).max() < 1e-6) == same
+
+
+def test_gradients_of_block_positions_are_their_mean(tiles):
+    layer = sia_generator(8, 12, 4, channels=8).layers[0]
+    layer(tiles[:5, :, :8, :12].float() / 255).square().sum().backward()
+    own = [weight.grad.reshape(6, -1).clone() for weight in layer.parameters()]
+    layer.average_gradients()
+    for weight, gradients in zip(layer.parameters(), own, strict=True):
+        assert gradients.std(dim=0).max() > 0
+        assert torch.allclose(weight.grad.reshape(6, -1), gradients.mean(dim=0).expand_as(gradients))
 
 
 def test_brightness_tells_a_negative_that_mean_images_do_not(tiles):

@@ -8,9 +8,9 @@ where there are no labels).
 
 Chosen here: the classifier is the small network of the `quick` preset instead of a PyramidNet, and it also learns from
 the plain images where their labels are known, so that a class must be shown by what shows it in real images. It sees
-all images shifted and mirrored, lest a generator learns by heart what makes it say a label. All block
-positions start from the same weights, all rates fall along a cosine, and a generator that sets out for negatives is
-turned round early, while its classifier has not got used to them.
+all images shifted and mirrored, lest a generator learns by heart what makes it say a label. All block positions start
+from the same weights and learn as one at first, all rates fall along a cosine, and a generator that sets out for
+negatives is turned round early, while its classifier has not got used to them.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ from imageveil.attacks.gan import BLOCK, SIGN_IMAGES, Generated, Unpaired, seede
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn, to_images
 from imageveil.images.augment import crop_and_flip
-from imageveil.networks.sia_gan import SIADiscriminator, sia_generator
+from imageveil.networks.sia_gan import BlockPositions, SIADiscriminator, sia_generator
 from imageveil.networks.vgg import QuickNet
-from imageveil.presets.ranges import Count, Rate
+from imageveil.presets.ranges import Count, Rate, Share
 from imageveil.training.loop import require_size, step_generator
 from imageveil.training.optimizers import set_rates
 
@@ -58,13 +58,14 @@ class SIAGAN(Attack):
         generator_rate: learning rate of the generator and the classifier, falling to zero along a cosine; 1e-4 as
             published. With that and few steps the discriminator wins, so `quick` has a larger one.
         discriminator_rate: learning rate of the discriminator, falling likewise.
+        alike: share of the run, from its start, in which all block positions learn the same; 0 is as published.
         protected: how many protected images to use at most; None takes all.
     """
 
     name: ClassVar[str] = "sia-gan"
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"width": 64, "discriminator": 1024, "full_batch": True},
-        "quick": {"generator_rate": 1e-3, "epochs": 12},
+        "quick": {"generator_rate": 1e-3, "epochs": 8},
         "smoke": {"width": 8, "discriminator": 32, "epochs": 1, "protected": 256},
     }
 
@@ -75,6 +76,7 @@ class SIAGAN(Attack):
     full_batch: bool = False
     generator_rate: Rate = 1e-4
     discriminator_rate: Rate = 4e-4
+    alike: Share = 0.5
     protected: Count | None = None
 
     def fit(
@@ -98,6 +100,7 @@ class SIAGAN(Attack):
             lambda: sia_generator(rows, columns, knowledge.scheme.block or BLOCK, channels=self.width),
             lambda: SIADiscriminator(height, width, channels=self.discriminator),
         )
+        [positions] = (layer for layer in generator.modules() if isinstance(layer, BlockPositions))
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         learned = [*generator.parameters()]
         if labels is not None:
@@ -136,7 +139,11 @@ class SIAGAN(Attack):
                 for name, images, truth in judged:
                     views = crop_and_flip(images, drawn, padding=SHIFT)
                     losses[name] = self.class_loss(networks["classifier"], views, truth, conditions)
-            update(optimizers[0], torch.stack([loss for name, loss in losses.items() if name != "discriminator"]).sum())
+            optimizers[0].zero_grad()
+            torch.stack([loss for name, loss in losses.items() if name != "discriminator"]).sum().backward()
+            if number < self.alike * steps:
+                positions.average_gradients()
+            optimizers[0].step()
             discriminator.requires_grad_(True)
             return losses
 

@@ -40,6 +40,14 @@ class BlockPositions(nn.Module):
             for same in (self.filters.weight, self.filters.left):
                 same.copy_(same[:1].clone().expand_as(same))
 
+    def average_gradients(self) -> None:
+        """Give every position the mean of all positions' gradients, so that those that are alike stay alike."""
+        positions = len(self.filters.weight)
+        for weight in (self.filters.weight, self.norm.weight, self.norm.bias):
+            assert weight.grad is not None
+            gradients = weight.grad.view(positions, -1)
+            gradients.copy_(gradients.mean(dim=0, keepdim=True).expand_as(gradients))
+
     def forward(self, images: Tensor) -> Tensor:
         """Return features (N, features, H, W)."""
         columns = F.unfold(images, self.block, stride=self.block)
