@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imageveil.attacks import Conditions, Knowledge, make_attack, sia_gan
-from imageveil.attacks.gan import Generated, Unpaired, duel, is_negative, seeded
+from imageveil.attacks.class_reader import SHIFT, ClassReader
+from imageveil.attacks.gan import Generated, Unpaired, duel, is_negative
 from imageveil.attacks.knowledge import Pairs, PublicScheme
-from imageveil.attacks.learning import to_images
+from imageveil.attacks.learning import seeded, to_images
 from imageveil.attacks.sia_gan import skewed_otherwise, turn_if_negative
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
@@ -212,7 +213,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("gan", "tanaka"), ("sia-gan", "tanaka"), ("unshared-weights", "none")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("gan", "tanaka"), ("gan", "random-conv"), ("sia-gan", "tanaka"), ("unshared-weights", "none")]
+)
 def test_resumed_equals_uninterrupted_and_repeated(name, scheme, tiles, tmp_path):
     attack = make_attack(name, SMALL[name])
     # 18 pixels on a side: `tanaka` pads to 20.
@@ -275,28 +278,57 @@ def test_sia_gan_turns_a_generator_of_negatives_once(negative, tiles, monkeypatc
     assert torch.equal(before, after) != negative
 
 
-def test_the_classifier_of_sia_gan_sees_shifted_images(tiles, monkeypatch):
+def test_a_classifier_of_generated_images_sees_them_shifted(tiles, monkeypatch):
     """What a generator draws for it must hold wherever it lies, and be learned from."""
-    seen = []
-
-    def watched(self, classifier, images, labels, conditions):
-        seen.append(images)
-        return class_loss(self, classifier, images, labels, conditions)
-
-    class_loss = sia_gan.SIAGAN.class_loss
-    monkeypatch.setattr(sia_gan.SIAGAN, "class_loss", watched)
-    attack = make_attack("sia-gan", SMALL["sia-gan"] | {"epochs": 1})
     given = known("none", tiles[:48], tiles[100:140])
-    attack.fit(given, CONDITIONS, stop_after=1)
-    guess, plain = seen
-    assert guess.requires_grad and not plain.requires_grad
-    whole = given.plain[Unpaired(given, 16, CONDITIONS).indices(0)[1]].float() / 255
-    assert all(not torch.equal(view, image) for view, image in zip(plain, whole, strict=True))
-    inside = slice(sia_gan.SHIFT, -sia_gan.SHIFT)
+    reader = ClassReader(given, CONDITIONS, 4)
+    seen = []
+    monkeypatch.setattr(reader, "loss", lambda images, labels: seen.append((images, labels)))
+    chosen = torch.arange(16), torch.arange(20, 36)
+    whole = given.plain[chosen[1]].float() / 255
+    guess = whole.clone().requires_grad_()
+    reader.losses(guess, whole, chosen, 0)
+    (first, labels), (plain, plain_labels) = seen
+    assert torch.equal(labels, given.labels[:16]) and torch.equal(plain_labels, given.plain_labels[20:36])
+    first.sum().backward()
+    assert guess.grad.abs().sum() > 0
+    inside, steps = slice(SHIFT, -SHIFT), range(-SHIFT, SHIFT + 1)
     for view, image in zip(plain, whole, strict=True):
-        steps = range(-sia_gan.SHIFT, sia_gan.SHIFT + 1)
         moved = [turned.roll((y, x), (1, 2)) for turned in (image, image.flip(2)) for y in steps for x in steps]
         assert any(torch.equal(view[:, inside, inside], one[:, inside, inside]) for one in moved)
+    assert not torch.equal(plain, whole) and not torch.equal(first, plain)
+    reader.losses(guess, whole, chosen, 0)
+    reader.losses(guess, whole, chosen, 1)
+    assert torch.equal(seen[2][0], first) and not torch.equal(seen[4][0], first)
+
+
+def test_labels_teach_the_unet_alone_at_first(tiles, tmp_path):
+    given = known("random-conv", tiles[:64], tiles[100:180])
+    values = {"epochs": 10, "batch": 32, "width": 4, "protected": 64}  # 20 steps
+    before = weights_after(given, values, 1, tmp_path / "a")
+    alone = weights_after(given, values, 2, tmp_path / "b")
+    both = weights_after(given, values, 3, tmp_path / "c")
+    assert {key.split(".")[0] for key in before} == {"generator", "discriminator", "classifier"}
+    for key, value in before.items():
+        if key.startswith("discriminator") and "left" not in key:
+            assert torch.equal(alone[key], value) and not torch.equal(both[key], value)
+    assert any(not torch.equal(alone[key], value) for key, value in before.items() if key.startswith("generator"))
+    published = weights_after(given, values | {"labels": "no"}, 1, tmp_path / "d")
+    unlabelled = weights_after(replace(given, labels=None), values, 1, tmp_path / "e")
+    assert {key.split(".")[0] for key in published} == {"generator", "discriminator"}
+    assert published.keys() == unlabelled.keys()
+    assert all(torch.equal(value, unlabelled[key]) for key, value in published.items())
+    blocks = weights_after(known("tanaka", tiles[:64], tiles[100:180]), values, 1, tmp_path / "f")
+    assert {key.split(".")[0] for key in blocks} == {"generator", "discriminator"}
+    with pytest.raises(UsageError, match="labels=some: use one of"):
+        make_attack("gan", {"labels": "some"})
+
+
+def weights_after(given: Knowledge, values: dict, steps: int, folder) -> dict[str, Tensor]:
+    """Weights of the networks of `gan` after some steps, by name."""
+    make_attack("gan", values).fit(given, replace(CONDITIONS, folder=folder), stop_after=steps)
+    state = load_file(folder / "checkpoint" / "state.safetensors")
+    return {key.split("networks.")[1]: value for key, value in state.items() if "networks." in key}
 
 
 def test_large_images_and_missing_labels(photograph):

@@ -7,6 +7,7 @@ pixel to pixel measures the generator and not the scheme.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
+from imageveil.attacks.class_reader import ClassReader
 from imageveil.attacks.knowledge import Knowledge, PublicScheme
-from imageveil.attacks.learning import batch_for, learn, to_images
+from imageveil.attacks.learning import batch_for, learn, seeded, to_images
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import AttackDiscriminator, block_generator, pixel_generator, start_weights
 from imageveil.networks.unet import UNet, UNetConfig
@@ -25,6 +27,7 @@ from imageveil.training.loop import epoch_batches, require_size
 
 GENERATORS = ("auto", "pixel", "block", "unet")
 PLACES = ("auto", "one", "all")
+LABELS = ("auto", "no", "yes")
 ADAM_BETAS = (0.5, 0.999)
 SIGN_IMAGES = 2000
 """Images of either kind, protected and plain, that tell whether guesses are negatives."""
@@ -38,6 +41,9 @@ BRIGHTNESS = 0.5
 EPOCH = 10_000
 """Images in an epoch at least, as in the controls: with few images an attack must not do fewer steps than these did."""
 
+ALONE = 0.1
+"""Share of the run, from its start, in which labels teach the generator alone, where they teach it at all."""
+
 BLOCK = 4
 """Pixels on the side of the block generator's blocks against a scheme that has no blocks."""
 
@@ -50,28 +56,33 @@ class GANAttack(Attack):
         generator: `pixel`, `block`, `unet`, or `auto`: by what is published about the scheme.
         places: which scores of the discriminator count: `one`, of the most plain-looking part, as published; `all`; or
             `auto`, which is `all` for the U-Net alone.
+        labels: whether a classifier must read the classes off what is generated (see `ClassReader`), where they are
+            known: `yes`; `no`, as published; or `auto`, which is `yes` for the U-Net alone.
         width: channels of the U-Net at full resolution; the others are as published.
         epochs: times that every protected image is seen; oftener where they are few (see `Unpaired`).
         batch: protected and plain images a step.
         full_batch: take as many also of images larger than 32x32; otherwise as many pixels (see `batch_for`).
         rate: learning rate of both networks.
+        unet_rate: the same where the generator is a U-Net; `rate` as published.
         protected: how many protected images to use at most; None takes all.
     """
 
     name: ClassVar[str] = "gan"
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"epochs": 100, "width": 64, "full_batch": True},
-        "quick": {"epochs": 20},
+        "quick": {"epochs": 20, "unet_rate": 1e-3},
         "smoke": {"epochs": 1, "width": 8, "protected": 256},
     }
 
     generator: str = "auto"
     places: str = "auto"
+    labels: str = "auto"
     width: Count = 24
     epochs: Count = 20
     batch: Count = 64
     full_batch: bool = False
     rate: Rate = 2e-4
+    unet_rate: Rate = 2e-4
     protected: Count | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +90,8 @@ class GANAttack(Attack):
             raise UsageError(f"there is no generator {self.generator!r}; use one of: {', '.join(GENERATORS)}")
         if self.places not in PLACES:
             raise UsageError(f"places={self.places}: use one of: {', '.join(PLACES)}")
+        if self.labels not in LABELS:
+            raise UsageError(f"labels={self.labels}: use one of: {', '.join(LABELS)}")
 
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
@@ -99,22 +112,35 @@ class GANAttack(Attack):
             lambda: self.make_discriminator(knowledge.scheme),
             start=start_weights,
         )
+        networks, learned = {"generator": generator, "discriminator": discriminator}, [*generator.parameters()]
+        unet = self._generator(knowledge.scheme) == "unet"
+        reader = self.make_reader(knowledge, conditions)
+        if reader is not None:
+            networks["classifier"] = reader.network
+            learned += reader.learned()
         optimizers = [
-            torch.optim.Adam(network.parameters(), lr=self.rate, betas=ADAM_BETAS)
-            for network in (generator, discriminator)
+            torch.optim.Adam(weights, lr=self.unet_rate if unet else self.rate, betas=ADAM_BETAS)
+            for weights in (learned, discriminator.parameters())
         ]
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
+        steps = self.epochs * batches.per_epoch
 
         def step(number: int) -> dict[str, Tensor]:
-            return duel(generator, discriminator, optimizers, *batches(number), conditions.device)
+            protected, plain = batches(number)
+            if reader is None:
+                return duel(generator, discriminator, optimizers, protected, plain, conditions.device)
+            read = partial(reader.losses, plain=plain, chosen=batches.indices(number), step=number)
+            if number < ALONE * steps:
+                return teach(generator, optimizers[0], protected, plain, conditions.device, read)
+            return duel(generator, discriminator, optimizers, protected, plain, conditions.device, read)
 
         learn(
             self,
-            {"generator": generator, "discriminator": discriminator},
+            networks,
             optimizers,
             step,
             knowledge=knowledge,
-            steps=self.epochs * batches.per_epoch,
+            steps=steps,
             batch=batches.batch,
             conditions=conditions,
             stop_after=stop_after,
@@ -134,6 +160,11 @@ class GANAttack(Attack):
         """The discriminator that plays against the generator used against a scheme."""
         unet = self._generator(scheme) == "unet"
         return AttackDiscriminator(everywhere=unet if self.places == "auto" else self.places == "all")
+
+    def make_reader(self, knowledge: Knowledge, conditions: Conditions) -> ClassReader | None:
+        """The classifier that the generator must satisfy; None where labels are unknown or left out."""
+        used = self._generator(knowledge.scheme) == "unet" if self.labels == "auto" else self.labels == "yes"
+        return ClassReader(knowledge, conditions, self.width) if used and knowledge.labels is not None else None
 
     def _generator(self, scheme: PublicScheme) -> str:
         if self.generator != "auto":
@@ -226,25 +257,6 @@ class Unpaired:
         return device.batch(self.knowledge.protected[protected]), device.batch(self.knowledge.plain[plain])
 
 
-def seeded(
-    conditions: Conditions, *makers: Callable[[], nn.Module], start: Callable[[nn.Module], None] | None = None
-) -> list[nn.Module]:
-    """Make networks whose first weights only the seed decides, on the device.
-
-    Args:
-        conditions: seed and device.
-        makers: one for each network.
-        start: applied to every layer, to draw other first weights than the layers' own.
-    """
-    networks = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(conditions.seed)
-        for make in makers:
-            network = make()
-            networks.append(conditions.device.place(network if start is None else network.apply(start)))
-    return networks
-
-
 def duel(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -252,6 +264,7 @@ def duel(
     protected: Tensor,
     plain: Tensor,
     device: Device,
+    also: Callable[[Tensor], dict[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """One step of the discriminator and one of the generator, with binary cross-entropy.
 
@@ -262,9 +275,10 @@ def duel(
         protected: float (N, 3, H', W') in [0, 1]; what a block scheme padded is cut off the guesses.
         plain: float (M, 3, H, W) in [0, 1].
         device: where and how it is computed.
+        also: further losses of what is generated, float (N, 3, H, W) in [0, 1].
 
     Returns:
-        The losses of both.
+        All losses.
     """
     height, width = plain.shape[-2:]
     with device.autocast():
@@ -282,9 +296,27 @@ def duel(
     with device.autocast():
         scores = discriminator(guess)
     fooled = F.binary_cross_entropy_with_logits(scores, torch.ones_like(scores))
-    update(optimizers[0], fooled)
+    losses = {"generator": fooled} | ({} if also is None else also(guess))
+    update(optimizers[0], torch.stack([*losses.values()]).sum())
     discriminator.requires_grad_(True)
-    return {"discriminator": told, "generator": fooled}
+    return {"discriminator": told} | losses
+
+
+def teach(
+    generator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    protected: Tensor,
+    plain: Tensor,
+    device: Device,
+    losses_of: Callable[[Tensor], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """One step of the generator without the discriminator; arguments as of `duel`."""
+    height, width = plain.shape[-2:]
+    with device.autocast():
+        guess = generator(protected)[..., :height, :width]
+    losses = losses_of(guess)
+    update(optimizer, torch.stack([*losses.values()]).sum())
+    return losses
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

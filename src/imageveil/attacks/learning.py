@@ -119,6 +119,25 @@ def learn(
     return seconds
 
 
+def seeded(
+    conditions: Conditions, *makers: Callable[[], nn.Module], start: Callable[[nn.Module], None] | None = None
+) -> list[nn.Module]:
+    """Make networks whose first weights only the seed decides, on the device.
+
+    Args:
+        conditions: seed and device.
+        makers: one for each network.
+        start: applied to every layer, to draw other first weights than the layers' own.
+    """
+    networks = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(conditions.seed)
+        for make in makers:
+            network = make()
+            networks.append(conditions.device.place(network if start is None else network.apply(start)))
+    return networks
+
+
 def learned_by(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """The parameters that an optimizer steps."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]

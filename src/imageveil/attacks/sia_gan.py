@@ -6,11 +6,8 @@ with self-attention (hinge loss), and a classifier that learns along with it mus
 (cross-entropy, weight 1, as in the authors' code; the paper's equation has the adversarial term alone, and so has this
 where there are no labels).
 
-Chosen here: the classifier is the small network of the `quick` preset instead of a PyramidNet, and it also learns from
-the plain images where their labels are known, so that a class must be shown by what shows it in real images. It sees
-all images shifted and mirrored, lest a generator learns by heart what makes it say a label. All block positions start
-from the same weights and learn as one at first, all rates fall along a cosine, and a generator that sets out for
-negatives is turned round early, while its classifier has not got used to them.
+Chosen here: all block positions start from the same weights and learn as one at first, all rates fall along a cosine,
+and a generator that sets out for negatives is turned round early, while its classifier has not got used to them.
 """
 
 from collections.abc import Mapping
@@ -22,21 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
-from imageveil.attacks.gan import BLOCK, SIGN_IMAGES, Generated, Unpaired, seeded, update
+from imageveil.attacks.class_reader import ClassReader
+from imageveil.attacks.gan import BLOCK, SIGN_IMAGES, Generated, Unpaired, update
 from imageveil.attacks.knowledge import Knowledge
-from imageveil.attacks.learning import learn, to_images
-from imageveil.images.augment import crop_and_flip
+from imageveil.attacks.learning import learn, seeded, to_images
 from imageveil.networks.sia_gan import BlockPositions, SIADiscriminator, sia_generator
-from imageveil.networks.vgg import QuickNet
 from imageveil.presets.ranges import Count, Rate, Share
-from imageveil.training.loop import require_size, step_generator
+from imageveil.training.loop import require_size
 from imageveil.training.optimizers import set_rates
 
 ADAM_BETAS = (0.0, 0.9)
-WHITENING_SAMPLE = 2000
-
-SHIFT = 2
-"""Pixels by which images are shifted at most before the classifier sees them."""
 
 SIGN_STEPS = (150, 300, 600)
 """Steps before which the sign of what is generated is looked at."""
@@ -92,7 +84,7 @@ class SIAGAN(Attack):
         self.require(knowledge)
         require_size(knowledge.plain, SIADiscriminator.SMALLEST, "the discriminator")
         conditions = conditions or Conditions()
-        device, labels, plain_labels = conditions.device, knowledge.labels, knowledge.plain_labels
+        device = conditions.device
         height, width = knowledge.plain.shape[-2:]
         rows, columns = knowledge.protected.shape[-2:]
         generator, discriminator = seeded(
@@ -103,11 +95,10 @@ class SIAGAN(Attack):
         [positions] = (layer for layer in generator.modules() if isinstance(layer, BlockPositions))
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         learned = [*generator.parameters()]
-        if labels is not None:
-            widths = (self.width, 2 * self.width, 4 * self.width)
-            classes = int(labels.max() if plain_labels is None else torch.maximum(labels.max(), plain_labels.max())) + 1
-            networks["classifier"] = seeded(conditions, lambda: self.make_classifier(knowledge, classes, widths))[0]
-            learned += [weight for weight in networks["classifier"].parameters() if weight.requires_grad]
+        reader = None if knowledge.labels is None else ClassReader(knowledge, conditions, self.width)
+        if reader is not None:
+            networks["classifier"] = reader.network
+            learned += reader.learned()
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(learned, lr=self.generator_rate, betas=ADAM_BETAS),
             torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_rate, betas=ADAM_BETAS),
@@ -129,16 +120,8 @@ class SIAGAN(Attack):
             with device.autocast():
                 fooled = -discriminator(guess).mean()
             losses = {"discriminator": told, "generator": fooled}
-            if labels is not None:
-                # One after the other: batch norm must not mix what is generated with what is real.
-                first, second = batches.indices(number)
-                judged = [("class", guess, labels[first])]
-                if plain_labels is not None:
-                    judged.append(("plain class", plain, plain_labels[second]))
-                drawn = step_generator(conditions.seed, number * device.world + device.rank, stream=8)
-                for name, images, truth in judged:
-                    views = crop_and_flip(images, drawn, padding=SHIFT)
-                    losses[name] = self.class_loss(networks["classifier"], views, truth, conditions)
+            if reader is not None:
+                losses |= reader.losses(guess, plain, batches.indices(number), number)
             optimizers[0].zero_grad()
             torch.stack([loss for name, loss in losses.items() if name != "discriminator"]).sum().backward()
             if number < self.alike * steps:
@@ -159,18 +142,6 @@ class SIAGAN(Attack):
             stop_after=stop_after,
         )
         return Generated(generator, conditions, knowledge)
-
-    def make_classifier(self, knowledge: Knowledge, classes: int, widths: tuple[int, int, int]) -> nn.Module:
-        """The classifier, whose first layer is set from plain images."""
-        network = QuickNet(classes, widths=widths)
-        network.whiten(knowledge.plain[:WHITENING_SAMPLE].float() / 255)
-        return network
-
-    def class_loss(self, classifier: nn.Module, images: Tensor, labels: Tensor, conditions: Conditions) -> Tensor:
-        """Cross-entropy of the classifier on float images (N, 3, H, W) in [0, 1]."""
-        with conditions.device.autocast():
-            logits = classifier(images)
-        return F.cross_entropy(logits.float(), labels.to(logits.device))
 
 
 @torch.no_grad()
