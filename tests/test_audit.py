@@ -31,6 +31,7 @@ from imageveil.audit.control_state import (
     relevant,
     summarise,
     void_reason,
+    without_labels,
 )
 from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.leakage import measure
@@ -660,6 +661,11 @@ def test_which_controls_speak():
     assert void_reason(cell("sia-gan"), "extended", controls) is not None  # speaks for all: one was missed
     assert void_reason(cell("jigsaw"), "tanaka", controls).startswith("no control of this attack is recorded")
     assert len(relevant(cell("sia-gan"), "extended", controls)) == 2
+
+
+def test_an_attack_without_the_labels_of_its_controls_is_void():
+    assert "had labels" in without_labels({"metrics": {"ssim": 0.1, "labels": 0.0}})
+    assert without_labels({"metrics": {"labels": 1.0}}) is None and without_labels({"metrics": {}}) is None
 
 
 def test_each_generator_has_its_own_control():

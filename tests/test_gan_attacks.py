@@ -317,6 +317,9 @@ def test_labels_teach_the_unet_alone_at_first(tiles, tmp_path):
     unlabelled = weights_after(replace(given, labels=None), values, 1, tmp_path / "e")
     assert {key.split(".")[0] for key in published} == {"generator", "discriminator"}
     assert published.keys() == unlabelled.keys()
+    made = make_attack("gan", values | {"epochs": 1})
+    assert made.fit(given, CONDITIONS).figures()["labels"] == 1
+    assert made.fit(replace(given, labels=None), CONDITIONS).figures()["labels"] == 0
     assert all(torch.equal(value, unlabelled[key]) for key, value in published.items())
     blocks = weights_after(known("tanaka", tiles[:64], tiles[100:180]), values, 1, tmp_path / "f")
     assert {key.split(".")[0] for key in blocks} == {"generator", "discriminator"}

@@ -145,7 +145,7 @@ class GANAttack(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(generator, conditions, knowledge)
+        return Generated(generator, conditions, knowledge, labels=reader is not None if unet else None)
 
     def make_generator(self, scheme: PublicScheme) -> nn.Module:
         """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
@@ -182,10 +182,18 @@ class Generated(Reconstruction):
         generator: the network.
         conditions: where it runs.
         knowledge: what it was learned from without pairs; None where pairs have settled the sign.
+        labels: whether labels taught it; None where it would not have used any.
     """
 
-    def __init__(self, generator: nn.Module, conditions: Conditions, knowledge: Knowledge | None = None) -> None:
-        self.generator, self.conditions = generator, conditions
+    def __init__(
+        self,
+        generator: nn.Module,
+        conditions: Conditions,
+        knowledge: Knowledge | None = None,
+        *,
+        labels: bool | None = None,
+    ) -> None:
+        self.generator, self.conditions, self.labels = generator, conditions, labels
         self.negative: bool | None = None
         if knowledge is not None:
             height, width = knowledge.plain.shape[-2:]
@@ -198,8 +206,9 @@ class Generated(Reconstruction):
         return 255 - shown if self.negative else shown
 
     def figures(self) -> dict[str, float]:
-        """Whether guesses were turned into their negatives."""
-        return {} if self.negative is None else {"negated": float(self.negative)}
+        """Whether guesses were turned into their negatives, and whether labels taught the generator."""
+        known = {"negated": self.negative, "labels": self.labels}
+        return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def is_negative(guesses: Tensor, plain: Tensor) -> bool:

@@ -141,7 +141,7 @@ class SIAGAN(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(generator, conditions, knowledge)
+        return Generated(generator, conditions, knowledge, labels=reader is not None)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from imageveil.audit.cells import (
 )
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.conclusion import conclude, verdict_lines
-from imageveil.audit.control_state import ControlResult, load_controls, relevant, void_reason
+from imageveil.audit.control_state import ControlResult, load_controls, relevant, void_reason, without_labels
 from imageveil.audit.protected_only import ProtectedOnly
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.recorded import check_algorithm, match
@@ -253,7 +253,7 @@ def _row(
             return Row(**common, record=None, outcome="not run", reason=str(error))
         if pictures is not None:
             write_sheets(pictures, folder)
-    void = void_reason(cell, subject.algorithm, controls, preset=options.preset)
+    void = void_reason(cell, subject.algorithm, controls, preset=options.preset) or without_labels(found)
     result = outcome(found, void)
     write_json(path, found | {"void": void is not None})
     reason = {"void": void or "", "unjudged": UNJUDGED}.get(result, "")

@@ -159,6 +159,11 @@ def relevant(
     return next((some for some in (same, alike) if any(one.vouches for one in some)), own)
 
 
+def without_labels(record: Mapping[str, Any]) -> str | None:
+    """Why the failure of an attack that had no labels would say nothing: its controls had them. None for all others."""
+    return "its controls had labels, and these images have none" if record["metrics"].get("labels") == 0 else None
+
+
 def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult], *, preset: str = "quick") -> str | None:
     """Why an attack's failure on an algorithm would say nothing, or None where its controls passed."""
     speaking = relevant(cell, algorithm, controls, preset=preset)
