@@ -90,6 +90,8 @@ def replaced(lines: str, **environment: str) -> subprocess.CompletedProcess[str]
     """The command `schemes` in a process of its own, with something else in place of its table."""
     code = (
         "import os, signal, sys; sys.argv = ['imageveil', 'schemes']\n"
+        # A job in the background of a shell script inherits that it is to be ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import imageveil.schemes.catalogue as catalogue\n"
         f"catalogue.scheme_lines = lambda size: {lines}\n"
         "from imageveil.cli import main; main()"
