@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from imageveil.attacks import Conditions, Knowledge, make_attack, sia_gan
 from imageveil.attacks.class_reader import SHIFT, ClassReader
-from imageveil.attacks.gan import Generated, Unpaired, duel, is_negative
 from imageveil.attacks.knowledge import Pairs, PublicScheme
 from imageveil.attacks.learning import seeded, to_images
 from imageveil.attacks.sia_gan import skewed_otherwise, turn_if_negative
+from imageveil.attacks.unpaired import Generated, Unpaired, duel, is_negative
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import (

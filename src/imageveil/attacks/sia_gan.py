@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.class_reader import ClassReader
-from imageveil.attacks.gan import BLOCK, SIGN_IMAGES, Generated, Unpaired, update
+from imageveil.attacks.gan import BLOCK
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn, seeded, to_images
+from imageveil.attacks.unpaired import SIGN_IMAGES, Generated, Unpaired, update
 from imageveil.networks.sia_gan import BlockPositions, SIADiscriminator, sia_generator
 from imageveil.presets.ranges import Count, Rate, Share
 from imageveil.training.loop import require_size

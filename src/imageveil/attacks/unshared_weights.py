@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
-from imageveil.attacks.gan import ADAM_BETAS, Generated, Unpaired, duel, update
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn, seeded
+from imageveil.attacks.unpaired import ADAM_BETAS, Generated, Unpaired, duel, update
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import AttackDiscriminator, PositionMap, start_weights
 from imageveil.presets.ranges import Count, Natural, Rate
