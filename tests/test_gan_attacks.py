@@ -214,7 +214,14 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme"), [("gan", "tanaka"), ("gan", "random-conv"), ("sia-gan", "tanaka"), ("unshared-weights", "none")]
+    ("name", "scheme"),
+    [
+        ("gan", "tanaka"),
+        ("gan", "colour-order"),
+        ("gan", "random-conv"),
+        ("sia-gan", "tanaka"),
+        ("unshared-weights", "none"),
+    ],
 )
 def test_resumed_equals_uninterrupted_and_repeated(name, scheme, tiles, tmp_path):
     attack = make_attack(name, SMALL[name])
@@ -327,6 +334,28 @@ def test_labels_teach_the_unet_alone_at_first(tiles, tmp_path):
         make_attack("gan", {"labels": "some"})
 
 
+def test_the_pixel_generator_is_the_average_of_the_second_half(tiles, tmp_path):
+    given = known("colour-order", tiles[:64], tiles[100:180])
+    values = {"epochs": 4, "batch": 32, "protected": 64}  # 8 steps
+    early, first, second = (weights_after(given, values, steps, tmp_path / str(steps)) for steps in (4, 5, 6))
+    name = "layers.9.weight"
+    assert early["average.n_averaged"] == 0 and second["average.n_averaged"] == 2
+    mean = (first[f"generator.{name}"] + second[f"generator.{name}"]) / 2
+    assert torch.allclose(second[f"average.module.{name}"], mean, atol=1e-7)
+    assert not torch.equal(first[f"generator.{name}"], second[f"generator.{name}"])
+    # One step is averaged too; and nothing is where that is not asked for.
+    one = make_attack("gan", values | {"epochs": 1, "batch": 64}).fit(
+        given, replace(CONDITIONS, folder=tmp_path / "one")
+    )
+    saved, used = load_file(tmp_path / "one" / "networks.safetensors"), one.generator.state_dict()
+    assert used["n_averaged"] == 1 and torch.equal(used[f"module.{name}"], saved[f"generator/{name}"])
+    published = weights_after(given, values | {"average": "no"}, 1, tmp_path / "published")
+    blocks = weights_after(known("tanaka", tiles[:64], tiles[100:180]), values, 1, tmp_path / "blocks")
+    assert not any(key.startswith("average") for key in (*published, *blocks))
+    with pytest.raises(UsageError, match="average=some: use one of"):
+        make_attack("gan", {"average": "some"})
+
+
 def weights_after(given: Knowledge, values: dict, steps: int, folder) -> dict[str, Tensor]:
     """Weights of the networks of `gan` after some steps, by name."""
     make_attack("gan", values).fit(given, replace(CONDITIONS, folder=folder), stop_after=steps)
@@ -360,8 +389,9 @@ def test_few_or_large_images_get_as_many_steps_as_the_controls(tiles):
 
 
 def test_where_the_discriminator_looks(tiles):
-    """As published it does not look at the lower and right border, and the one for the U-Net does."""
-    for scheme, everywhere in ((PublicScheme(name="x", block=4, key_per_image=False), False), (NETWORK, True)):
+    """As published it does not look at the lower and right border; against pixels and networks it does."""
+    pixels, blocks = (PublicScheme(name="x", block=side, key_per_image=False) for side in (1, 4))
+    for scheme, everywhere in ((blocks, False), (pixels, True), (NETWORK, True)):
         discriminator = make_attack("gan").make_discriminator(scheme)
         images = (tiles[:4] / 255).requires_grad_()
         scores = discriminator(images)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.class_reader import ClassReader
@@ -26,10 +27,13 @@ from imageveil.training.loop import require_size
 
 GENERATORS = ("auto", "pixel", "block", "unet")
 PLACES = ("auto", "one", "all")
-LABELS = ("auto", "no", "yes")
+CHOICES = ("auto", "no", "yes")
 
 ALONE = 0.1
 """Share of the run, from its start, in which labels teach the generator alone, where they teach it at all."""
+
+AVERAGED = 0.5
+"""Share of the run, at its end, over which weights are averaged, where they are."""
 
 BLOCK = 4
 """Pixels on the side of the block generator's blocks against a scheme that has no blocks."""
@@ -42,9 +46,11 @@ class GANAttack(Attack):
     Attributes:
         generator: `pixel`, `block`, `unet`, or `auto`: by what is published about the scheme.
         places: which scores of the discriminator count: `one`, of the most plain-looking part, as published; `all`; or
-            `auto`, which is `all` for the U-Net alone.
+            `auto`, which is `one` for the generator for blocks alone.
         labels: whether a classifier must read the classes off what is generated (see `ClassReader`), where they are
             known: `yes`; `no`, as published; or `auto`, which is `yes` for the U-Net alone.
+        average: whether the generator that is used has the average of the weights over the second half of the run:
+            `yes`; `no`, as published; or `auto`, which is `yes` for the generator for pixels alone.
         width: channels of the U-Net at full resolution; the others are as published.
         epochs: times that every protected image is seen; oftener where they are few (see `Unpaired`).
         batch: protected and plain images a step.
@@ -65,6 +71,7 @@ class GANAttack(Attack):
     generator: str = "auto"
     places: str = "auto"
     labels: str = "auto"
+    average: str = "auto"
     width: Count = 24
     epochs: Count = 20
     batch: Count = 64
@@ -78,8 +85,9 @@ class GANAttack(Attack):
             raise UsageError(f"there is no generator {self.generator!r}; use one of: {', '.join(GENERATORS)}")
         if self.places not in PLACES:
             raise UsageError(f"places={self.places}: use one of: {', '.join(PLACES)}")
-        if self.labels not in LABELS:
-            raise UsageError(f"labels={self.labels}: use one of: {', '.join(LABELS)}")
+        for name, value in (("labels", self.labels), ("average", self.average)):
+            if value not in CHOICES:
+                raise UsageError(f"{name}={value}: use one of: {', '.join(CHOICES)}")
 
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
@@ -100,20 +108,24 @@ class GANAttack(Attack):
             lambda: self.make_discriminator(knowledge.scheme),
             start=start_weights,
         )
-        networks, learned = {"generator": generator, "discriminator": discriminator}, [*generator.parameters()]
-        unet = self._generator(knowledge.scheme) == "unet"
+        networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+        learned = [*generator.parameters()]
+        kind = self._generator(knowledge.scheme)
+        average = self.make_average(generator, knowledge.scheme)
+        if average is not None:
+            networks["average"] = average
         reader = self.make_reader(knowledge, conditions)
         if reader is not None:
             networks["classifier"] = reader.network
             learned += reader.learned()
         optimizers = [
-            torch.optim.Adam(weights, lr=self.unet_rate if unet else self.rate, betas=ADAM_BETAS)
+            torch.optim.Adam(weights, lr=self.unet_rate if kind == "unet" else self.rate, betas=ADAM_BETAS)
             for weights in (learned, discriminator.parameters())
         ]
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
         steps = self.epochs * batches.per_epoch
 
-        def step(number: int) -> dict[str, Tensor]:
+        def play(number: int) -> dict[str, Tensor]:
             protected, plain = batches(number)
             if reader is None:
                 return duel(generator, discriminator, optimizers, protected, plain, conditions.device)
@@ -121,6 +133,12 @@ class GANAttack(Attack):
             if number < ALONE * steps:
                 return teach(generator, optimizers[0], protected, plain, conditions.device, read)
             return duel(generator, discriminator, optimizers, protected, plain, conditions.device, read)
+
+        def step(number: int) -> dict[str, Tensor]:
+            losses = play(number)
+            if average is not None and number + 1 > AVERAGED * steps:
+                average.update_parameters(generator)
+            return losses
 
         learn(
             self,
@@ -133,7 +151,8 @@ class GANAttack(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(generator, conditions, knowledge, labels=reader is not None if unet else None)
+        used = generator if average is None else average
+        return Generated(used, conditions, knowledge, labels=reader is not None if kind == "unet" else None)
 
     def make_generator(self, scheme: PublicScheme) -> nn.Module:
         """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
@@ -146,8 +165,13 @@ class GANAttack(Attack):
 
     def make_discriminator(self, scheme: PublicScheme) -> AttackDiscriminator:
         """The discriminator that plays against the generator used against a scheme."""
-        unet = self._generator(scheme) == "unet"
-        return AttackDiscriminator(everywhere=unet if self.places == "auto" else self.places == "all")
+        everywhere = self._generator(scheme) != "block" if self.places == "auto" else self.places == "all"
+        return AttackDiscriminator(everywhere=everywhere)
+
+    def make_average(self, generator: nn.Module, scheme: PublicScheme) -> AveragedModel | None:
+        """A place for the average of the generator's weights; None where the last ones are used."""
+        used = self._generator(scheme) == "pixel" if self.average == "auto" else self.average == "yes"
+        return AveragedModel(generator, use_buffers=True) if used else None
 
     def make_reader(self, knowledge: Knowledge, conditions: Conditions) -> ClassReader | None:
         """The classifier that the generator must satisfy; None where labels are unknown or left out."""
