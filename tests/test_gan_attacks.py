@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from imageveil.attacks import Conditions, Knowledge, make_attack, sia_gan
+from imageveil.attacks import Conditions, Knowledge, gan, make_attack, sia_gan
 from imageveil.attacks.class_reader import SHIFT, ClassReader
 from imageveil.attacks.knowledge import Pairs, PublicScheme
 from imageveil.attacks.learning import seeded, to_images
@@ -334,26 +334,25 @@ def test_labels_teach_the_unet_alone_at_first(tiles, tmp_path):
         make_attack("gan", {"labels": "some"})
 
 
-def test_the_pixel_generator_is_the_average_of_the_second_half(tiles, tmp_path):
-    given = known("colour-order", tiles[:64], tiles[100:180])
-    values = {"epochs": 4, "batch": 32, "protected": 64}  # 8 steps
-    early, first, second = (weights_after(given, values, steps, tmp_path / str(steps)) for steps in (4, 5, 6))
-    name = "layers.9.weight"
-    assert early["average.n_averaged"] == 0 and second["average.n_averaged"] == 2
-    mean = (first[f"generator.{name}"] + second[f"generator.{name}"]) / 2
-    assert torch.allclose(second[f"average.module.{name}"], mean, atol=1e-7)
-    assert not torch.equal(first[f"generator.{name}"], second[f"generator.{name}"])
-    # One step is averaged too; and nothing is where that is not asked for.
-    one = make_attack("gan", values | {"epochs": 1, "batch": 64}).fit(
-        given, replace(CONDITIONS, folder=tmp_path / "one")
-    )
-    saved, used = load_file(tmp_path / "one" / "networks.safetensors"), one.generator.state_dict()
-    assert used["n_averaged"] == 1 and torch.equal(used[f"module.{name}"], saved[f"generator/{name}"])
-    published = weights_after(given, values | {"average": "no"}, 1, tmp_path / "published")
-    blocks = weights_after(known("tanaka", tiles[:64], tiles[100:180]), values, 1, tmp_path / "blocks")
-    assert not any(key.startswith("average") for key in (*published, *blocks))
-    with pytest.raises(UsageError, match="average=some: use one of"):
-        make_attack("gan", {"average": "some"})
+def test_rates_of_the_pixel_generator_fall(tiles, monkeypatch):
+    rates: list[float] = []
+
+    def noted(generator, discriminator, optimizers, *rest):
+        rates.append(optimizers[0].param_groups[0]["lr"])
+        assert optimizers[1].param_groups[0]["lr"] == rates[-1]
+        return duel(generator, discriminator, optimizers, *rest)
+
+    monkeypatch.setattr(gan, "duel", noted)
+    values = {"epochs": 4, "batch": 32, "protected": 64, "rate": 1e-3}  # 8 steps
+    pixels, blocks = (known(name, tiles[:64], tiles[100:180]) for name in ("colour-order", "tanaka"))
+    make_attack("gan", values).fit(pixels, CONDITIONS)
+    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+    for given, more in ((pixels, {"falling": "no"}), (blocks, {})):
+        rates.clear()
+        make_attack("gan", values | more).fit(given, CONDITIONS)
+        assert set(rates) == {1e-3}
+    with pytest.raises(UsageError, match="falling=some: use one of"):
+        make_attack("gan", {"falling": "some"})
 
 
 def weights_after(given: Knowledge, values: dict, steps: int, folder) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.class_reader import ClassReader
@@ -24,6 +23,7 @@ from imageveil.networks.attackers import AttackDiscriminator, block_generator, p
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.presets.ranges import Count, Rate
 from imageveil.training.loop import require_size
+from imageveil.training.optimizers import set_rates
 
 GENERATORS = ("auto", "pixel", "block", "unet")
 PLACES = ("auto", "one", "all")
@@ -31,9 +31,6 @@ CHOICES = ("auto", "no", "yes")
 
 ALONE = 0.1
 """Share of the run, from its start, in which labels teach the generator alone, where they teach it at all."""
-
-AVERAGED = 0.5
-"""Share of the run, at its end, over which weights are averaged, where they are."""
 
 BLOCK = 4
 """Pixels on the side of the block generator's blocks against a scheme that has no blocks."""
@@ -49,8 +46,8 @@ class GANAttack(Attack):
             `auto`, which is `one` for the generator for blocks alone.
         labels: whether a classifier must read the classes off what is generated (see `ClassReader`), where they are
             known: `yes`; `no`, as published; or `auto`, which is `yes` for the U-Net alone.
-        average: whether the generator that is used has the average of the weights over the second half of the run:
-            `yes`; `no`, as published; or `auto`, which is `yes` for the generator for pixels alone.
+        falling: whether the learning rates fall to zero along a cosine: `yes`; `no`, as published; or `auto`, which is
+            `yes` for the generator for pixels alone.
         width: channels of the U-Net at full resolution; the others are as published.
         epochs: times that every protected image is seen; oftener where they are few (see `Unpaired`).
         batch: protected and plain images a step.
@@ -71,7 +68,7 @@ class GANAttack(Attack):
     generator: str = "auto"
     places: str = "auto"
     labels: str = "auto"
-    average: str = "auto"
+    falling: str = "auto"
     width: Count = 24
     epochs: Count = 20
     batch: Count = 64
@@ -85,7 +82,7 @@ class GANAttack(Attack):
             raise UsageError(f"there is no generator {self.generator!r}; use one of: {', '.join(GENERATORS)}")
         if self.places not in PLACES:
             raise UsageError(f"places={self.places}: use one of: {', '.join(PLACES)}")
-        for name, value in (("labels", self.labels), ("average", self.average)):
+        for name, value in (("labels", self.labels), ("falling", self.falling)):
             if value not in CHOICES:
                 raise UsageError(f"{name}={value}: use one of: {', '.join(CHOICES)}")
 
@@ -111,9 +108,7 @@ class GANAttack(Attack):
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         learned = [*generator.parameters()]
         kind = self._generator(knowledge.scheme)
-        average = self.make_average(generator, knowledge.scheme)
-        if average is not None:
-            networks["average"] = average
+        falling = kind == "pixel" if self.falling == "auto" else self.falling == "yes"
         reader = self.make_reader(knowledge, conditions)
         if reader is not None:
             networks["classifier"] = reader.network
@@ -125,7 +120,9 @@ class GANAttack(Attack):
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
         steps = self.epochs * batches.per_epoch
 
-        def play(number: int) -> dict[str, Tensor]:
+        def step(number: int) -> dict[str, Tensor]:
+            if falling:
+                set_rates(optimizers, "cosine", number / steps)
             protected, plain = batches(number)
             if reader is None:
                 return duel(generator, discriminator, optimizers, protected, plain, conditions.device)
@@ -133,12 +130,6 @@ class GANAttack(Attack):
             if number < ALONE * steps:
                 return teach(generator, optimizers[0], protected, plain, conditions.device, read)
             return duel(generator, discriminator, optimizers, protected, plain, conditions.device, read)
-
-        def step(number: int) -> dict[str, Tensor]:
-            losses = play(number)
-            if average is not None and number + 1 > AVERAGED * steps:
-                average.update_parameters(generator)
-            return losses
 
         learn(
             self,
@@ -151,8 +142,7 @@ class GANAttack(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        used = generator if average is None else average
-        return Generated(used, conditions, knowledge, labels=reader is not None if kind == "unet" else None)
+        return Generated(generator, conditions, knowledge, labels=reader is not None if kind == "unet" else None)
 
     def make_generator(self, scheme: PublicScheme) -> nn.Module:
         """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
@@ -167,11 +157,6 @@ class GANAttack(Attack):
         """The discriminator that plays against the generator used against a scheme."""
         everywhere = self._generator(scheme) != "block" if self.places == "auto" else self.places == "all"
         return AttackDiscriminator(everywhere=everywhere)
-
-    def make_average(self, generator: nn.Module, scheme: PublicScheme) -> AveragedModel | None:
-        """A place for the average of the generator's weights; None where the last ones are used."""
-        used = self._generator(scheme) == "pixel" if self.average == "auto" else self.average == "yes"
-        return AveragedModel(generator, use_buffers=True) if used else None
 
     def make_reader(self, knowledge: Knowledge, conditions: Conditions) -> ClassReader | None:
         """The classifier that the generator must satisfy; None where labels are unknown or left out."""
