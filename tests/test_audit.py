@@ -622,6 +622,24 @@ def test_confirmation_that_failed_or_was_left_out_says_nothing_of_reconstruction
     assert judge_threat("oracle", [rows[0], row(confirmed(0.001, 0.0, 0.006))]).level == "open"
 
 
+def test_a_leak_says_why_it_may_be_worse_and_a_break_need_not():
+    leak, void = row(made(reid=(0.03, 0.021, 0.043))), row(made("statistics"), "it missed its control")
+    found = judge_threat("ciphertext", [leak, void], missing=["gan"])
+    assert found.level == "leaks" and found.best is leak
+    assert found.doubts == ("statistics: it missed its control", "gan: not asked for")
+    sentence = conclude("x", [found], preset="quick", images=1000)
+    assert (
+        "under ciphertext more than that may come out (statistics: it missed its control, and 1 more reason)"
+        in sentence
+    )
+    # Of what an oracle adds nothing was tried, although its attackers get the same leak.
+    stronger = judge_threat("oracle", [leak])
+    assert stronger.level == "leaks" and stronger.doubts == ("no attack that uses what oracle adds was judged",)
+    assert judge_threat("ciphertext", [leak]).doubts == ()
+    broken = row(made(reid=(0.93, 0.91, 0.94)))
+    assert judge_threat("ciphertext", [broken, void], missing=["gan"]).doubts == ()
+
+
 def test_the_sentence_names_the_weakest_attacker():
     worst = made("key-recovery", "pairs", reid=(1.0, 0.99, 1.0))
     rows = [row(made(reid=(0.03, 0.021, 0.043))), row(worst), row(made("inverse-network", "oracle", reid=(1, 0.99, 1)))]

@@ -145,7 +145,8 @@ def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
                 *((_number(record, "recognition"), *_all_floors(record, "recognition")) if recognised else ()),
             )
         )
-    doubts = f" Nothing that reassures is said because of: {'; '.join(verdict.doubts)}." if verdict.doubts else ""
+    why = "Nothing that reassures is said" if verdict.level == "open" else "It may be worse"
+    doubts = f" {why} because of: {'; '.join(verdict.doubts)}." if verdict.doubts else ""
     judged = next((row.record for row in own if row.record is not None and headline(row.record)), None)
     images = "" if judged is None else f"{judged['n']:,} judged images of {judged['data']}. "
     # A column in which no row has anything only makes the table wider.

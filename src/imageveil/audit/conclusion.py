@@ -98,19 +98,25 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
         how = "" if told[1].outcome == "confirms" else " more often than by guessing"
         clauses.append(f"{WHO[told[0]]} can tell{how} which image was protected: {evidence(told[1])}")
     held = [one.threat for one in ordered if one.level == "held"]
-    open_ = [one for one in ordered if one.level == "open"]
     if held:
         clauses.append(
             f"under {_list(held)} no attack in the budget {preset} reconstructed more of {images:,} judged images than "
             "guessing does, which proves nothing about better attacks"
         )
-    if open_:
+    unsure = {
+        "leaks": "under {names} more than that may come out",
+        "open": "about {names} nothing that reassures can be said",
+    }
+    for level, text in unsure.items():
+        doubtful = [one for one in ordered if one.level == level and one.doubts]
+        if not doubtful:
+            continue
         # A threat model inherits the doubts about those that it contains: they are counted once.
-        different = dict.fromkeys(doubt for one in open_ for doubt in one.doubts)
-        doubt, rest = open_[0].doubts[0], len(different) - 1
+        different = dict.fromkeys(doubt for one in doubtful for doubt in one.doubts)
+        rest = len(different) - 1
         more = f", and {rest} more reason{'s' if rest > 1 else ''}" if rest else ""
-        names = _list([one.threat for one in open_])
-        clauses.append(f"about {names} nothing that reassures can be said ({doubt}{more})")
+        names = _list([one.threat for one in doubtful])
+        clauses.append(f"{text.format(names=names)} ({next(iter(different))}{more})")
     if not clauses:
         return "Nothing was judged, so nothing can be concluded."
     sentence = "; ".join(clauses) + "."

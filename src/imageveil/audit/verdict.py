@@ -76,7 +76,7 @@ class ThreatVerdict:
         level: of what is reconstructed: `breaks`; `leaks`; `held`; or `open`, where nothing was found and failures do
             not count.
         best: the attack that decides, the strongest that was judged; None where none was.
-        doubts: why nothing that reassures is said, where the level is `open`.
+        doubts: why nothing that reassures is said, where the level is `open`; why it may be worse, where it is `leaks`.
         confirmation: what came of telling which candidate an image was; None where it was not tried.
     """
 
@@ -156,17 +156,18 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
     own = [row for row in able if row.attack != CONFIRMATION]
     judged = [row for row in own if row.outcome in JUDGED]
     best = max(judged, key=_strength, default=None)
-    if best is not None and best.outcome in FOUND:
-        return ThreatVerdict(threat=threat, level=best.outcome, best=best, confirmation=confirmation)
+    found = None if best is None or best.outcome not in FOUND else best.outcome
+    if found == "breaks":
+        return ThreatVerdict(threat=threat, level=found, best=best, confirmation=confirmation)
     doubts = [f"{row.title}: {row.reason}" for row in own if row.outcome in ("void", "unjudged", "not run")]
     doubts += [f"{name}: not asked for" for name in missing if name != CONFIRMATION]
-    counted = [row for row in judged if row.outcome == "nothing"]
+    counted = [row for row in judged if row.outcome != "void"]
     doubts += sorted({doubt for row in counted if row.record is not None for doubt in _weak(row.record)})
     if not any(row.threat == threat and row.attack for row in counted):
         doubts.append(f"no attack that uses what {threat} adds was judged")
     # An attack that runs under several of the threat models raises the same doubt under each.
     different = tuple(dict.fromkeys(doubts))
-    level = "open" if different else "held"
+    level = found or ("open" if different else "held")
     return ThreatVerdict(threat=threat, level=level, best=best, doubts=different, confirmation=confirmation)
 
 
