@@ -14,7 +14,7 @@ import ablation
 
 from imageveil.audit.conclusion import WORDS
 from imageveil.audit.similarity import mean_removed
-from imageveil.audit.verdict import finding, guess
+from imageveil.audit.verdict import excess, finding, guess
 from imageveil.records import made_on, read_records
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
@@ -34,7 +34,8 @@ def table_records() -> list[dict[str, Any]]:
     Plain and protected images of one set are always by one recipe: the present one where both are there.
     """
     folders = sorted(path for path in RESULTS.iterdir() if path.is_dir() and path != EARLIER)
-    rows = [row | {"earlier": False} for folder in folders for row in read_records(folder)]
+    # Beside the records of an audit lie the settings of its runs, on the machine where it was made.
+    rows = [row | {"earlier": False} for folder in folders for row in read_records(folder) if "task" in row]
     present = [row for row in rows if row["task"] == "classify" and row["preset"] == "quick"]
     pairs = {row["data"] for row in present if row["scheme"] != "none"} & {
         row["data"] for row in present if row["scheme"] == "none"
@@ -43,6 +44,16 @@ def table_records() -> list[dict[str, Any]]:
     kept = [row for row in rows if row not in present or row["data"] in pairs]
     before = read_records(EARLIER) if EARLIER.is_dir() else []
     return kept + [row | {"earlier": True} for row in before if (row["data"], row["scheme"]) not in made]
+
+
+def telling(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of records of one scheme each attack's strongest variant, and what a viewer sees on the most images."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["task"], row["attack"], row["threat"], row["data"], row["metrics"].get("attacker_pairs"))
+        strength = excess if row["task"] == "attack" else lambda one: one["n"]
+        kept[key] = max(kept.get(key, row), row, key=strength)
+    return [*kept.values()]
 
 
 def earlier_note(rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -92,7 +103,7 @@ def similarity_rows(records: list[dict[str, Any]], name: str) -> list[str]:
         "| data | n | SSIM | its blind floor | re-identified within the class | chance | the same, mean subtracted |",
         "|---|---|---|---|---|---|---|",
     ]
-    rows = [r for r in records if r["task"] == "similarity" and r["scheme"] == name]
+    rows = telling(r for r in records if r["task"] == "similarity" and r["scheme"] == name)
     for row in rows:
         metrics = row["metrics"]
         lines.append(
@@ -199,7 +210,7 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
 
 def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
     """What attacks on the scheme got, where that is recorded."""
-    rows = [r for r in records if r["task"] == "attack" and r["scheme"] == name and not r["void"]]
+    rows = telling(r for r in records if r["task"] == "attack" and r["scheme"] == name and not r["void"])
     if not rows:
         return []
     lines = [
@@ -216,7 +227,8 @@ def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
     return [
         "## Who can undo it",
         "",
-        "What recorded attacks reconstruct from protected images they have not seen; docs/attacks.md describes them:",
+        "What recorded attacks reconstruct from protected images they have not seen, each in its strongest variant;",
+        "docs/attacks.md describes them:",
         "",
         *lines,
         "",
@@ -273,7 +285,10 @@ def theta_line(records: list[dict[str, Any]]) -> str:
 def measured(name: str) -> dict[str, dict[str, Any]]:
     """The figures of a scheme's records by `quick`, each under what it was measured on, with those of plain images."""
     out: dict[str, dict[str, Any]] = {}
-    for row in table_records():
+    records = table_records()
+    shown = [row for row in records if row["task"] not in ("attack", "similarity")]
+    shown += telling(row for row in records if row["task"] in ("attack", "similarity") and row["scheme"] == name)
+    for row in shown:
         ours = row["scheme"] == name or (row["scheme"] == "none" and row["task"] == "classify")
         if not ours or row["task"] not in MEASURED or row["preset"] not in (None, "quick") or row["void"]:
             continue

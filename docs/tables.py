@@ -40,7 +40,10 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "engines": ("docs/protect.md", lambda: engines.table(RESULTS / "engines")),
     "accuracy": ("docs/schemes.md", lambda: accuracy.table("cifar10", RESULTS / "classify", accuracy.RECIPES)),
     "rates": ("docs/schemes.md", lambda: schemes.table(RESULTS / "throughput")),
-    "breaks": ("docs/attacks.md", lambda: breaks_table(RESULTS / "attacks", RESULTS / "similarity")),
+    "breaks": (
+        "docs/attacks.md",
+        lambda: breaks_table(RESULTS / "attacks", RESULTS / "audits", RESULTS / "similarity"),
+    ),
     "controls": ("docs/attacks.md", lambda: controls_table(RESULTS / "controls")),
 }
 
