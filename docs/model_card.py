@@ -286,9 +286,9 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
     """The figures of a scheme's records by `quick`, each under what it was measured on, with those of plain images."""
     out: dict[str, dict[str, Any]] = {}
     records = table_records()
-    shown = [row for row in records if row["task"] not in ("attack", "similarity")]
-    shown += telling(row for row in records if row["task"] in ("attack", "similarity") and row["scheme"] == name)
-    for row in shown:
+    rows = [row for row in records if row["task"] not in ("attack", "similarity")]
+    rows += telling(row for row in records if row["task"] in ("attack", "similarity") and row["scheme"] == name)
+    for row in rows:
         ours = row["scheme"] == name or (row["scheme"] == "none" and row["task"] == "classify")
         if not ours or row["task"] not in MEASURED or row["preset"] not in (None, "quick") or row["void"]:
             continue

@@ -60,7 +60,7 @@ class GANAttack(Attack):
     name: ClassVar[str] = "gan"
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"epochs": 100, "width": 64, "full_batch": True},
-        # As many images as where its controls passed.
+        # As many images as its controls have.
         "quick": {"epochs": 20, "unet_rate": 1e-3, "protected": 10_000},
         "smoke": {"epochs": 1, "width": 8, "protected": 256},
     }
