@@ -13,7 +13,7 @@ from imageveil.attacks.class_reader import SHIFT, ClassReader
 from imageveil.attacks.knowledge import Pairs, PublicScheme
 from imageveil.attacks.learning import seeded, to_images
 from imageveil.attacks.sia_gan import skewed_otherwise, turn_if_negative
-from imageveil.attacks.unpaired import Generated, Unpaired, duel, is_negative
+from imageveil.attacks.unpaired import Generated, Unpaired, colour_tables, duel, is_negative, look_up
 from imageveil.audit.control_table import CONTROLS, Control
 from imageveil.errors import UsageError
 from imageveil.networks.attackers import (
@@ -224,7 +224,8 @@ SMALL = {
     ],
 )
 def test_resumed_equals_uninterrupted_and_repeated(name, scheme, tiles, tmp_path):
-    attack = make_attack(name, SMALL[name])
+    # After so few steps guesses are nearly flat: matched with plain colours those of all seeds would be one grey.
+    attack = make_attack(name, SMALL[name] | ({"colours": "no"} if name == "gan" else {}))
     # 18 pixels on a side: `tanaka` pads to 20.
     given = known(scheme, tiles[:48, :, :18, :18].contiguous(), tiles[100:140, :, :18, :18].contiguous())
     whole = attack.fit(given, CONDITIONS).reconstruct(given.protected)
@@ -479,6 +480,53 @@ def test_what_a_generator_learned_as_negatives_is_turned(tiles):
     # Pairs have settled it.
     found = Generated(Negatives(), CONDITIONS)
     assert torch.equal(found.reconstruct(bright_above[:4]), 255 - bright_above[:4]) and found.figures() == {}
+
+
+class Tint(nn.Module):
+    """Faint red and strong blue."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * torch.tensor([0.5, 1, 0.7]).view(3, 1, 1) + torch.tensor([0.2, 0, 0.3]).view(3, 1, 1)
+
+
+def test_guesses_get_the_colours_of_plain_images(tiles):
+    given = known("none", tiles[::2], tiles[1::2])
+    kept, matched = (Generated(Tint(), CONDITIONS, given, colours=colours) for colours in (False, True))
+    assert matched.figures() == {"negated": 0, "colours_matched": 1} and kept.figures()["colours_matched"] == 0
+    judged = tiles[:8]
+    errors = [(found.reconstruct(judged).float() - judged.float()).abs().mean() for found in (kept, matched)]
+    assert errors[0] > 20 and errors[1] < 5
+    # Negatives are turned first: bright above, dark below, as the plain ones.
+    slope = (tiles.float() * 0.5 + 64 + torch.linspace(40, -40, 32)[:, None]).byte()
+    found = Generated(Negatives(), CONDITIONS, known("none", slope, slope), colours=True)
+    assert found.negative and torch.equal(found.reconstruct(slope[:4]), slope[:4])
+
+
+def test_colour_tables_match_distributions(tiles):
+    half, other = tiles[::2], tiles[1::2]
+    assert torch.equal(look_up(colour_tables(half, half), half), half)
+    # What was bent is straightened, as far as values are still told apart, each colour by its own.
+    bent = torch.stack([half[:, 0], half[:, 1] // 2 + 20, (half[:, 2].float() ** 2 / 255).byte()], dim=1)
+    off = (look_up(colour_tables(bent, half), bent).int() - half.int()).abs().amax(dim=(0, 2, 3))
+    assert off[0] == 0 and off[1] == 1 and off[2] <= 16
+    tables = colour_tables(half // 2, other)
+    assert tables.dtype == torch.uint8 and (tables.int().diff(dim=1) >= 0).all()
+    shares = torch.linspace(0.05, 0.95, 19)
+    for colour in range(3):
+        ours, theirs = (
+            torch.quantile(images[:, colour].float().flatten(), shares)
+            for images in (look_up(tables, half // 2), other)
+        )
+        assert (ours - theirs).abs().max() <= 4
+
+
+def test_only_guesses_for_pixels_get_plain_colours(tiles):
+    pixels, blocks = (known(name, tiles[:64], tiles[100:180]) for name in ("colour-order", "tanaka"))
+    for given, choice, wanted in ((pixels, "auto", 1), (pixels, "no", 0), (blocks, "auto", 0), (blocks, "yes", 1)):
+        values = {"epochs": 1, "batch": 32, "protected": 64, "colours": choice}
+        assert make_attack("gan", values).fit(given, CONDITIONS).figures()["colours_matched"] == wanted
+    with pytest.raises(UsageError, match="colours=some: use one of"):
+        make_attack("gan", {"colours": "some"})
 
 
 # Controls

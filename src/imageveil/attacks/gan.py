@@ -48,6 +48,8 @@ class GANAttack(Attack):
             known: `yes`; `no`, as published; or `auto`, which is `yes` for the U-Net alone.
         falling: whether the learning rates fall to zero along a cosine: `yes`; `no`, as published; or `auto`, which is
             `yes` for the generator for pixels alone.
+        colours: whether what comes out gets the distribution of colours of plain images: `yes`; `no`, as published; or
+            `auto`, which is `yes` for the generator for pixels alone, whose one map can be off in little else.
         width: channels of the U-Net at full resolution; the others are as published.
         epochs: times that every protected image is seen; oftener where they are few (see `Unpaired`).
         batch: protected and plain images a step.
@@ -69,6 +71,7 @@ class GANAttack(Attack):
     places: str = "auto"
     labels: str = "auto"
     falling: str = "auto"
+    colours: str = "auto"
     width: Count = 24
     epochs: Count = 20
     batch: Count = 64
@@ -82,8 +85,8 @@ class GANAttack(Attack):
             raise UsageError(f"there is no generator {self.generator!r}; use one of: {', '.join(GENERATORS)}")
         if self.places not in PLACES:
             raise UsageError(f"places={self.places}: use one of: {', '.join(PLACES)}")
-        for name, value in (("labels", self.labels), ("falling", self.falling)):
-            if value not in CHOICES:
+        for name in ("labels", "falling", "colours"):
+            if (value := getattr(self, name)) not in CHOICES:
                 raise UsageError(f"{name}={value}: use one of: {', '.join(CHOICES)}")
 
     def fit(
@@ -108,7 +111,7 @@ class GANAttack(Attack):
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         learned = [*generator.parameters()]
         kind = self._generator(knowledge.scheme)
-        falling = kind == "pixel" if self.falling == "auto" else self.falling == "yes"
+        falling = _chosen(self.falling, kind == "pixel")
         reader = self.make_reader(knowledge, conditions)
         if reader is not None:
             networks["classifier"] = reader.network
@@ -142,7 +145,13 @@ class GANAttack(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
-        return Generated(generator, conditions, knowledge, labels=reader is not None if kind == "unet" else None)
+        return Generated(
+            generator,
+            conditions,
+            knowledge,
+            labels=reader is not None if kind == "unet" else None,
+            colours=_chosen(self.colours, kind == "pixel"),
+        )
 
     def make_generator(self, scheme: PublicScheme) -> nn.Module:
         """The generator that is used against a scheme: colours to colours, block to block, or any to any."""
@@ -160,10 +169,15 @@ class GANAttack(Attack):
 
     def make_reader(self, knowledge: Knowledge, conditions: Conditions) -> ClassReader | None:
         """The classifier that the generator must satisfy; None where labels are unknown or left out."""
-        used = self._generator(knowledge.scheme) == "unet" if self.labels == "auto" else self.labels == "yes"
+        used = _chosen(self.labels, self._generator(knowledge.scheme) == "unet")
         return ClassReader(knowledge, conditions, self.width) if used and knowledge.labels is not None else None
 
     def _generator(self, scheme: PublicScheme) -> str:
         if self.generator != "auto":
             return self.generator
         return "unet" if scheme.block is None else "pixel" if scheme.block == 1 else "block"
+
+
+def _chosen(choice: str, otherwise: bool) -> bool:
+    """What one of `CHOICES` says, with what `auto` stands for."""
+    return otherwise if choice == "auto" else choice == "yes"

@@ -23,7 +23,7 @@ from imageveil.attacks.class_reader import ClassReader
 from imageveil.attacks.gan import BLOCK
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import learn, seeded, to_images
-from imageveil.attacks.unpaired import SIGN_IMAGES, Generated, Unpaired, update
+from imageveil.attacks.unpaired import SAMPLE, Generated, Unpaired, update
 from imageveil.networks.sia_gan import BlockPositions, SIADiscriminator, sia_generator
 from imageveil.presets.ranges import Count, Rate, Share
 from imageveil.training.loop import require_size
@@ -152,9 +152,9 @@ def turn_if_negative(generator: nn.Module, knowledge: Knowledge, conditions: Con
     There is no bias after that layer, so that what is generated becomes its negative.
     """
     generator.eval()
-    guesses = to_images(generator, knowledge.protected[:SIGN_IMAGES], conditions)
+    guesses = to_images(generator, knowledge.protected[:SAMPLE], conditions)
     generator.train()
-    if skewed_otherwise(guesses, knowledge.plain[:SIGN_IMAGES]):
+    if skewed_otherwise(guesses, knowledge.plain[:SAMPLE]):
         *_, last = generator.parameters()
         last.neg_()
 

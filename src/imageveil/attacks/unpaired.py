@@ -1,4 +1,4 @@
-"""What attacks without pairs share: batches of two independent kinds of images, steps of a generator, and its sign.
+"""What attacks without pairs share: batches of two independent kinds of images, steps of a generator, sign and colours.
 
 The loss is the published one of the GAN attack (Madono et al. 2019): binary cross-entropy for both players.
 """
@@ -18,8 +18,8 @@ from imageveil.training.loop import epoch_batches
 ADAM_BETAS = (0.5, 0.999)
 """Published, of both players."""
 
-SIGN_IMAGES = 2000
-"""Images of either kind, protected and plain, that tell whether guesses are negatives."""
+SAMPLE = 2000
+"""Images of either kind, protected and plain, that tell the sign and the colours of guesses."""
 
 AGREEMENT = 0.5
 """Correlation of two mean images from which on they are taken for each other, or for each other's negative."""
@@ -35,13 +35,17 @@ class Generated(Reconstruction):
     """A generator that has been learned: float images in [0, 1] to float images in [0, 1].
 
     The negative of a picture has nearly the edges and textures of one, so that a generator may learn either. Which it
-    was is told afterwards by the mean images (`is_negative`); this is not part of the published attacks.
+    was is told afterwards by the mean images (`is_negative`). A discriminator also sees little of a tint, or of a
+    contrast that is a little off; how often plain images have which value corrects both (`colour_tables`). Neither is
+    part of the published attacks.
 
     Args:
         generator: the network.
         conditions: where it runs.
         knowledge: what it was learned from without pairs; None where pairs have settled the sign.
         labels: whether labels taught it; None where it would not have used any.
+        colours: whether guesses get the distribution of colours of the plain images in `knowledge`; None says no for an
+            attack that has no such choice.
     """
 
     def __init__(
@@ -51,23 +55,34 @@ class Generated(Reconstruction):
         knowledge: Knowledge | None = None,
         *,
         labels: bool | None = None,
+        colours: bool | None = None,
     ) -> None:
-        self.generator, self.conditions, self.labels = generator, conditions, labels
+        self.generator, self.conditions, self.labels, self.colours = generator, conditions, labels, colours
         self.negative: bool | None = None
+        self.tables: Tensor | None = None
         if knowledge is not None:
             height, width = knowledge.plain.shape[-2:]
-            guesses = to_images(generator, knowledge.protected[:SIGN_IMAGES], conditions)[..., :height, :width]
-            self.negative = is_negative(guesses, knowledge.plain[:SIGN_IMAGES])
+            guesses = self._guess(knowledge.protected[:SAMPLE])[..., :height, :width]
+            self.negative = is_negative(guesses, knowledge.plain[:SAMPLE])
+            if colours:
+                guesses = 255 - guesses if self.negative else guesses
+                self.tables = colour_tables(guesses, knowledge.plain[:SAMPLE])
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Send the images through the generator; see `Reconstruction.reconstruct`."""
-        shown = to_images(self.generator, protected, self.conditions)
-        return 255 - shown if self.negative else shown
+        return self._guess(protected)
 
     def figures(self) -> dict[str, float]:
-        """Whether guesses were turned into their negatives, and whether labels taught the generator."""
-        known = {"negated": self.negative, "labels": self.labels}
+        """Whether guesses were turned into negatives and given plain colours; whether labels taught the generator."""
+        known = {"negated": self.negative, "labels": self.labels, "colours_matched": self.colours}
         return {name: float(value) for name, value in known.items() if value is not None}
+
+    def _guess(self, protected: Tensor) -> Tensor:
+        """Guesses, uint8 (N, 3, H, W), with what is known by now of their sign and colours."""
+        shown = to_images(self.generator, protected, self.conditions)
+        if self.negative:
+            shown = 255 - shown
+        return shown if self.tables is None else look_up(self.tables, shown)
 
 
 def is_negative(guesses: Tensor, plain: Tensor) -> bool:
@@ -85,6 +100,32 @@ def is_negative(guesses: Tensor, plain: Tensor) -> bool:
     agreement = torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1]
     off = (255 - ours.mean() - theirs.mean()).abs()
     return bool(agreement < -AGREEMENT and off < BRIGHTNESS * plain.float().std())
+
+
+def colour_tables(guesses: Tensor, plain: Tensor) -> Tensor:
+    """For each colour the table that gives its values the distribution that they have in plain images.
+
+    A value goes where as large a share of the plain values lies below: histogram matching, for all images alike.
+
+    Args:
+        guesses: uint8 (N, 3, H, W).
+        plain: uint8 (M, 3, H, W), any images of the kind.
+
+    Returns:
+        uint8 (3, 256), rising with the value.
+    """
+    ours, theirs = (
+        torch.stack([torch.bincount(colour.flatten().int(), minlength=256) for colour in images.transpose(0, 1)])
+        for images in (guesses, plain)
+    )
+    ours, theirs = (counts.double() / counts.sum(1, keepdim=True) for counts in (ours, theirs))
+    below = ours.cumsum(1) - ours / 2  # the share below the middle of a value's own
+    return torch.searchsorted(theirs.cumsum(1), below).clamp(max=255).to(torch.uint8)
+
+
+def look_up(tables: Tensor, images: Tensor) -> Tensor:
+    """Send uint8 images (N, 3, H, W) through one table (3, 256) for each colour."""
+    return torch.stack([table[colour.long()] for table, colour in zip(tables, images.unbind(1), strict=True)], dim=1)
 
 
 class Unpaired:
