@@ -87,7 +87,7 @@ class Gradients(Attack):
 
 
 class Search(Reconstruction):
-    """Optimises each batch of images when it is asked for them, where the images lie: the transformation does."""
+    """Optimises each batch of images when it is asked for them."""
 
     def __init__(
         self,
@@ -106,17 +106,17 @@ class Search(Reconstruction):
         """Optimise; see `Reconstruction.reconstruct`."""
         self.remains = []
         size = self.attack.batch if self.attack.prior == "image" else NETWORK_BATCH
-        out = []
+        device, out = self.conditions.device.torch, []
         for number, part in enumerate(torch.split(protected, size)):
-            wanted = part.float() / 255
-            start = self.mean.expand(len(part), -1, -1, -1)
+            wanted = part.to(device).float() / 255
+            start = self.mean.expand(len(part), -1, -1, -1).to(device)
             if self.first is not None:
-                start = self.first.reconstruct(part).float() / 255
+                start = self.first.reconstruct(part).to(device).float() / 255
             found = self._pixels(wanted, start) if self.attack.prior == "image" else self._network(wanted, number)
             with torch.no_grad():
                 distance = (self.transformation(found) - wanted).square().mean(dim=(1, 2, 3))
             self.remains += distance.tolist()
-            out.append((found * 255).round().to(torch.uint8))
+            out.append((found * 255).round().to(torch.uint8).cpu())
         return torch.cat(out)
 
     def figures(self) -> dict[str, float]:
@@ -143,8 +143,8 @@ class Search(Reconstruction):
         generator = step_generator(self.conditions.seed, number, stream=6)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            network = UNet(UNetConfig(widths=NETWORK_WIDTHS)).to(memory_format=torch.channels_last)
-        noise = torch.rand(len(wanted), NOISE_CHANNELS, *wanted.shape[2:], generator=generator)
+            network = self.conditions.device.place(UNet(UNetConfig(widths=NETWORK_WIDTHS)))
+        noise = torch.rand(len(wanted), NOISE_CHANNELS, *wanted.shape[2:], generator=generator).to(wanted.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=0.2 * self.attack.lr)
         for step in range(self.attack.steps):
             set_rates([optimizer], "cosine", step / self.attack.steps)

@@ -34,9 +34,7 @@ from imageveil.training.run_directory import RunDirectory
 
 def as_protect(scheme: Scheme, device: Device) -> Protect:
     """A scheme's `protect` on the device and in the precision of a run."""
-    network = getattr(scheme, "network", None)
-    if isinstance(network, torch.nn.Module):
-        device.place(network)
+    scheme.to(device.torch)
 
     def protect(images: Tensor, keys: list[str], generator: torch.Generator | None) -> Tensor:
         with device.autocast():

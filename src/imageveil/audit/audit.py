@@ -117,7 +117,7 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
     else:
         if options.algorithm is not None or options.block is not None:
             raise UsageError("--algorithm and --block are for folders of protected images; a scheme file says both")
-        opened = load_scheme(target)
+        opened = load_scheme(target).to(options.device.torch)
         if data is None:
             raise UsageError("auditing a scheme needs images to attack and judge: give --data")
         train, test = train_and_test(data, options.seed)

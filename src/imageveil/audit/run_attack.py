@@ -98,6 +98,7 @@ def run_attack(
     conditions = Conditions(seed=seed, folder=run)
     if device is not None:
         conditions = replace(conditions, device=device)
+    opened.to(conditions.device.torch)
     eye = None if recogniser is None else Recogniser.open(recogniser, test, opened, conditions.device)
     cloud = Cloud(
         classifier=classifier,

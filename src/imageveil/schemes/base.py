@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from imageveil.errors import RunError, UsageError
 
@@ -85,6 +85,20 @@ class Scheme(ABC):
             Protected images, uint8 (N, 3, H', W'): the size of the plain images, padded to whole blocks by block
             schemes.
         """
+
+    def to(self, device: torch.device) -> Self:
+        """Have the scheme's network, if it has one, computed on a device; `protect` takes images from anywhere.
+
+        Args:
+            device: where `forward`, for those that have it, then expects its images.
+
+        Returns:
+            The scheme itself.
+        """
+        network = getattr(self, "network", None)
+        if isinstance(network, nn.Module):
+            network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -41,7 +41,7 @@ class LearnedScheme(Scheme):
         return int(reach + 2 * self.network.cell)  # the head, and whole cells and blocks
 
     def forward(self, images: Tensor) -> Tensor:
-        """Differentiable protection of float images (N, 3, H, W) in [0, 1]."""
+        """Differentiable protection of float images (N, 3, H, W) in [0, 1] on the network's device; see `to`."""
         out: Tensor = self.network(images)
         return out
 
