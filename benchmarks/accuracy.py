@@ -86,9 +86,14 @@ def what_lacks(row: Row, classifier: Path | None) -> str:
     return f"there is no {LEARNED / row.scheme}.safetensors; imageveil train makes it"
 
 
+def record_name(row: Row, data: str, preset: str) -> str:
+    """Name of a row's run directory and, before `.json`, of its record."""
+    return "-".join([Path(data).name, row.name, *([] if preset == DEFAULT else [preset])])
+
+
 def run(row: Row, data: str, runs: Path, out: Path, preset: str, classifier: Path | None) -> None:
     """Train and judge one classifier, unless its record is there."""
-    name = "-".join([Path(data).name, row.name, *([] if preset == DEFAULT else [preset])])
+    name = record_name(row, data, preset)
     record = out / f"{name}.json"
     if record.is_file():
         return

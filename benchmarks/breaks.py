@@ -91,6 +91,7 @@ def run(trial: Trial, given: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "imageveil", "attack", trial.attack, find_scheme(trial.scheme, given.runs)]
     command += ["--data", given.data, "--images", str(max(trial.images, trial.pairs)), "--out", str(record)]
     command += ["--plain", given.plain] if given.plain else []
+    command += ["--preset", given.preset]
     command += ["--threat", "pairs", "--pairs", str(trial.pairs)] if trial.pairs else []
     command += [part for value in trial.values for part in ("--set", value)]
     print(f"{trial.name}{few}", flush=True)
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--plain", help="unpaired plain images from elsewhere; half of the training images otherwise")
     parser.add_argument("--runs", type=Path, default=Path("runs/breaks"))
     parser.add_argument("--out", type=Path, default=Path("results/attacks"))
+    parser.add_argument("--preset", default="quick", help="budget of attacks that train")
     parser.add_argument("--only", nargs="*", default=[], help="names of schemes")
     given = parser.parse_args()
     for trial in TRIALS:

@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--data", default="data/photos96")
     parser.add_argument("--runs", type=Path, default=Path("runs/table-one"))
     parser.add_argument("--out", type=Path, default=Path("results/table-one"))
+    parser.add_argument("--preset", default="quick", help="budget of the attacks; the table has those of quick")
+    parser.add_argument("--only", nargs="*", default=[], help="names of trials, for example gan-tanaka")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
@@ -137,7 +139,8 @@ def main() -> None:
         return
     given.plain = None
     for trial in trials():
-        run(trial, given)
+        if not given.only or trial.name in given.only:
+            run(trial, given)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,188 @@
+"""Make the records that are missing, several at once on one GPU, until the time is up.
+
+    python benchmarks/gpu/records.py --data data --minutes 8 --at-once 6
+    python benchmarks/gpu/records.py --data data --list
+
+Accuracies of every scheme, positive controls, the attacks of Table I and the audits of the shipped scheme on `cifar10`
+and `photos96`. Each job is a command that skips what is recorded and continues what was begun, so this one is simply
+repeated. `--preset smoke` tries all of them in minutes on a processor; its records belong outside `results`.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imageveil.audit.control_table import CONTROLS
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import accuracy
+import table_one
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+SCHEME, AUDITED = "gan-cifar10", ("cifar10", "photos96")
+IMAGEVEIL = [sys.executable, "-m", "imageveil"]
+POLL = 0.5
+"""Seconds between two looks at what is running."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One command, or several of which each needs the one before.
+
+    Attributes:
+        name: what to call it.
+        commands: their command lines.
+        log: file for what they print.
+    """
+
+    name: str
+    commands: Sequence[Sequence[str]]
+    log: Path
+
+    def start(self, threads: int) -> subprocess.Popen[bytes]:
+        """Start it in a process group of its own, which can be ended as a whole."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        line = " && ".join(shlex.join(command) for command in self.commands)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                line,
+                shell=True,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            )
+
+
+def accuracies(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
+    """A classifier for every row without a record; that of `class` needs one of plain images first."""
+    out, data = given.results / "classify", str(given.data / "cifar10")
+    for row in accuracy.ROWS:
+        plain = given.runs / "accuracy" / f"cifar10-none-{given.preset}"
+        if (out / f"{accuracy.record_name(row, data, given.preset)}.json").is_file():
+            continue
+        needs = [] if row.scheme != "class" else [[*IMAGEVEIL, "classify", "--data", data, "--preset", given.preset]]
+        needs = [[*command, "--run", str(plain)] for command in needs]
+        command = [sys.executable, str(BENCHMARKS / "accuracy.py"), "--data", data, "--preset", given.preset]
+        command += ["--runs", str(given.runs / "accuracy"), "--out", str(out), "--only", row.name]
+        command += ["--classifier", str(plain / "classifier.safetensors")] if needs else []
+        if needs or not accuracy.what_lacks(row, None):
+            yield f"accuracy-{row.name}", [*needs, command]
+
+
+def controls(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
+    """The controls without a record, together where they are on one scheme: they may build on one another."""
+    out, missing = given.results / "controls", dict[tuple[str, str], list[str]]()
+    for row in CONTROLS:
+        data = "photos96" if row.pieces else "cifar10"
+        if not (out / f"{row.name}-{data}.json").is_file():
+            missing.setdefault((row.scheme, data), []).append(f"{row.attack}:{row.scheme}")
+    for (scheme, data), names in missing.items():
+        command = [*IMAGEVEIL, "controls", "--data", str(given.data / data), "--out", str(out)]
+        command += ["--preset", given.preset, "--run", str(given.runs / "controls")]
+        command += [part for name in sorted(set(names)) for part in ("--only", name)]
+        yield f"control-{scheme}-{data}", [command]
+
+
+def attacks_of_table_one(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
+    """Every attack of Table I without a record."""
+    out, data = given.results / "table-one", str(given.data / "photos96")
+    for trial in table_one.trials():
+        if not (out / f"photos96-{trial.name}.json").is_file():
+            command = [sys.executable, str(BENCHMARKS / "table_one.py"), "--data", data, "--out", str(out)]
+            command += ["--runs", str(given.runs / "table-one"), "--preset", given.preset, "--only", trial.name]
+            yield f"table-one-{trial.name}", [command]
+
+
+def audits(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
+    """The audits in parts that run side by side; the inverse network is trained where `gradients` starts from it."""
+    parts = {
+        "inverse": "--threat pairs --threat oracle --threat gradients --attack inverse-network --attack gradients",
+        "recipe": "--threat recipe --attack sdar --attack inverse-network:",
+        "gan": "--attack gan",
+        "sia-gan": "--attack sia-gan",
+        "rest": "--attack unshared-weights --attack feature-reconstruction --attack confirmation",
+    }
+    for name in AUDITED:
+        for part, options in parts.items():
+            yield f"audit-{name}-{part}", [[*audit(given, name), *options.split()]]
+
+
+def audit(given: argparse.Namespace, name: str) -> list[str]:
+    """The whole audit on a data set; with every cell recorded it writes the page in seconds."""
+    out = given.results / "audits" / f"{SCHEME}-{name}"
+    return [*IMAGEVEIL, "audit", SCHEME, "--data", str(given.data / name), "--preset", given.preset, "--out", str(out)]
+
+
+KINDS = {"audits": audits, "accuracy": accuracies, "controls": controls, "table-one": attacks_of_table_one}
+"""What is made, the longest jobs first."""
+
+
+def run(jobs: Sequence[Job], *, at_once: int, until: float) -> list[str]:
+    """Run jobs side by side, and end those that the time does not suffice for.
+
+    Args:
+        jobs: in the order in which they are started.
+        at_once: how many run at a time.
+        until: when to end all, on the clock of `time.monotonic`.
+
+    Returns:
+        Names of those that did not come to their end, or not to a good one.
+    """
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    waiting, running, left = list(jobs), dict[str, subprocess.Popen[bytes]](), list[str]()
+    while (waiting or running) and time.monotonic() < until:
+        while waiting and len(running) < at_once:
+            job = waiting.pop(0)
+            running[job.name] = job.start(threads)
+            print(f"started {job.name}", flush=True)
+        time.sleep(POLL)
+        for name, process in list(running.items()):
+            if (status := process.poll()) is not None:
+                del running[name]
+                print(f"{'done' if status == 0 else 'FAILED'} {name}", flush=True)
+                left += [name] if status else []
+    for process in running.values():
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+    return [*left, *running, *(job.name for job in waiting)]
+
+
+def main() -> None:
+    """Run what is missing, or list it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds cifar10 and photos96")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--at-once", type=int, default=6)
+    parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--list", action="store_true", help="print the commands and run none")
+    given = parser.parse_args()
+    until = time.monotonic() + 60 * given.minutes
+    jobs = [
+        Job(name=name, commands=commands, log=given.runs / "logs" / f"{name}.log")
+        for kind in given.only
+        for name, commands in KINDS[kind](given)
+    ]
+    if given.list:
+        print("\n".join(f"{job.name}: {' && '.join(map(shlex.join, job.commands))}" for job in jobs))
+        return
+    left = run(jobs, at_once=given.at_once, until=until)
+    for name in AUDITED:
+        if "audits" in given.only and not any(one.startswith(f"audit-{name}") for one in left):
+            subprocess.run(audit(given, name), check=True)
+    print(f"left: {', '.join(left)}" if left else "everything is recorded")
+    sys.exit(bool(left))
+
+
+if __name__ == "__main__":
+    main()
