@@ -171,10 +171,13 @@ def test_installed_in_another_projects_checkout_its_commit_is_not_ours(tmp_path,
     installed.parent.mkdir()
     installed.write_text("")
     monkeypatch.setattr(records, "__file__", str(installed))
+    monkeypatch.delenv("IMAGEVEIL_COMMIT", raising=False)
     assert records.commit.__wrapped__() == f"v{imageveil.__version__}"
+    monkeypatch.setenv("IMAGEVEIL_COMMIT", "0123456789ab")
+    assert records.commit.__wrapped__() == "0123456789ab"
     subprocess.run([*git, "add", "-f", str(installed)], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
-    assert re.fullmatch("[0-9a-f]{12}", records.commit.__wrapped__())
+    assert re.fullmatch("[0-9a-f]{12}", ours := records.commit.__wrapped__()) and ours != "0123456789ab"
     installed.write_text("changed")
     assert records.commit.__wrapped__().endswith("+")
 

@@ -1,6 +1,7 @@
 """Result records: one JSON object a file, the only thing that reports and tables read."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from imageveil import __version__
 from imageveil.errors import RunError, UsageError
 from imageveil.processor import this_processor
 
@@ -84,18 +86,17 @@ def made_on(records: Iterable[Mapping[str, Any]]) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the checkout this package runs from, with `+` where files differ, or the version when installed.
+    """The commit of the checkout this package runs from, with `+` where files differ.
 
-    It is looked up once: a long run calls it when it starts, since the checkout may move on meanwhile.
+    Elsewhere what $IMAGEVEIL_COMMIT says, for copies whose history stays behind, or else the version. It is looked up
+    once: a long run calls it when it starts, since the checkout may move on meanwhile.
     """
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # installed within another project's checkout it fails
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
-        from importlib.metadata import version
-
-        return f"v{version('imageveil')}"
+        return os.environ.get("IMAGEVEIL_COMMIT") or f"v{__version__}"
     return head + ("+" if changed else "")
 
 
