@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from imageveil.audit import control_table
 from imageveil.audit.attack import build_knowledge
 from imageveil.audit.audit import AuditOptions, run_audit
 from imageveil.audit.breaks import breaks_table
-from imageveil.audit.cells import Cell, left_out, parse_choice, plan, threats_for, trained_before
+from imageveil.audit.cells import Cell, left_out, parse_choice, pick, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.conclusion import conclude, evidence, verdict_lines
 from imageveil.audit.control_state import (
@@ -174,6 +174,23 @@ def test_a_killed_audit_continues(key, folder, tmp_path, copying, monkeypatch):
     assert len(copying.runs) == before and (tmp_path / "audit" / "index.html").is_file()
 
 
+def test_single_cells_can_be_run(key, folder, tmp_path, copying):
+    options = AuditOptions(threats=("ciphertext", "pairs"), pairs=(2,), preset="smoke", ceiling="none", device=CPU)
+    chosen = replace(options, cells=("pairs-2-key-recovery",))
+    run_audit(str(key), str(folder), tmp_path / "audit", chosen)
+    assert [path.name for path in (tmp_path / "audit" / "cells").iterdir()] == ["pairs-2-key-recovery"]
+    page = (tmp_path / "audit" / "index.html").read_text()
+    assert '<th scope="row">key-recovery (2 pairs)</th>' in page and '<th scope="row">copying</th>' not in page
+    with pytest.raises(UsageError, match="no cell 'oracle-confirmation' here; choose among: ciphertext-brute-force, "):
+        run_audit(str(key), str(folder), tmp_path / "other", replace(options, cells=("oracle-confirmation",)))
+    # Alone, a cell still starts from what another one has trained.
+    cells = plan("learned", attacks=("inverse-network", "gradients"))
+    [search] = pick(cells, ["gradients-gradients-start=inverse"])
+    assert trained_before(search, cells, Path("cells"))["inverse-network"] == Path(
+        "cells/oracle-inverse-network/training"
+    )
+
+
 def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying):
     torch.manual_seed(0)
     scheme = LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), label="tiny")
@@ -192,6 +209,32 @@ def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying):
     # An untrained network hides nothing: looking is enough, under any threat model.
     assert "gradients   BROKEN      100.0 %     looking" in shown and "held" not in shown
     assert '<th scope="col">candidate confirmed</th>' in (tmp_path / "audit" / "index.html").read_text()
+
+
+def test_under_recipe_a_learned_scheme_is_attacked_by_another_of_the_same_recipe(folder, tmp_path):
+    for seed, name in enumerate(("tiny", "another")):
+        torch.manual_seed(seed)
+        LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), label=name).save(tmp_path / f"{name}.safetensors")
+    tiny, another = (str(tmp_path / f"{name}.safetensors") for name in ("tiny", "another"))
+    options = AuditOptions(
+        threats=("recipe",), attacks=("inverse-network:steps=1",), preset="smoke", ceiling="none", device=CPU
+    )
+    run_audit(tiny, str(folder), tmp_path / "without", options)
+    page = (tmp_path / "without" / "index.html").read_text()
+    assert "--surrogate FILE" in page and not list((tmp_path / "without").glob("cells/*/record.json"))
+    given = replace(
+        options, surrogate=Path(another), classifier=tmp_path / "without" / "cloud" / "classifier.safetensors"
+    )
+    run_audit(tiny, str(folder), tmp_path / "with", given)
+    [found] = (tmp_path / "with").glob("cells/*/record.json")
+    assert json.loads(found.read_text())["attack"] == "inverse-network"
+    with pytest.raises(UsageError, match="the audited scheme itself"):
+        run_audit(tiny, str(folder), tmp_path / "same", replace(given, surrogate=Path(tiny)))
+    # Another surrogate is another audit.
+    with pytest.raises(UsageError, match="surrogate"):
+        run_audit(tiny, str(folder), tmp_path / "with", replace(given, surrogate=None))
+    with pytest.raises(UsageError, match="give --data"):
+        run_audit(str(folder), None, tmp_path / "alone", given)
 
 
 def test_protected_images_alone(faces_of_two, tmp_path, copying, capsys):

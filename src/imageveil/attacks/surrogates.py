@@ -83,7 +83,7 @@ def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> O
         return OwnScheme.of(kind.generate())
     raise UsageError(
         f"under the threat recipe an attacker of {knowledge.scheme.name} needs a scheme of its own, trained by the "
-        "same recipe; name it with --set surrogate=FILE"
+        "same recipe; name it with --set surrogate=FILE, in an audit with --surrogate FILE"
     )
 
 

@@ -1,7 +1,7 @@
 """Put a scheme to an attack: build what the attacker may know, let it run, judge it on held-out test images."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ def build_knowledge(
     seed: int = 0,
     cloud: Cloud | None = None,
     base: Knowledge | None = None,
+    public: Mapping[str, Any] | None = None,
 ) -> Knowledge:
     """Build the knowledge of a threat model by name; see `imageveil.attacks.knowledge`.
 
@@ -72,6 +73,7 @@ def build_knowledge(
         seed: decides the halves.
         cloud: where the cloud's classifier comes from; needed under the threat `recipe`.
         base: the knowledge under `ciphertext` from the same arguments, so that nothing is protected twice.
+        public: under `recipe`, what is public about the making of the scheme; None takes `public_recipe`.
 
     Raises:
         UsageError: there is no such threat model, or it cannot be built from this.
@@ -84,7 +86,7 @@ def build_knowledge(
             scheme,
             train,
             classifier=source.open(seen, train.classes),
-            public=public_recipe(scheme),
+            public=public_recipe(scheme) if public is None else public,
             **(options | {"base": seen}),
         )
 

@@ -22,6 +22,7 @@ from imageveil.audit.cells import (
     Cell,
     check_threats,
     left_out,
+    pick,
     plan,
     trained_before,
 )
@@ -55,12 +56,14 @@ class AuditOptions:
     Attributes:
         threats: threat models; empty takes all.
         attacks: attacks, `name` or `name:field=value`; empty takes all.
+        cells: of what these give, only the cells of these names, as their folders are called; empty takes all.
         preset: budget of attacks that train.
         plain: unpaired plain images of another source.
         images: how many protected images the attacker has at most.
         pairs: numbers of pairs under the threat `pairs`.
         test_images: judge on so many test images, from the first on.
         classifier: the cloud's classifier, for the threat `recipe`.
+        surrogate: for the threat `recipe`, a scheme that the attacker has made by the same recipe.
         recogniser: a classifier of plain images of the judged kind.
         controls: folder of control records; None takes those recorded for the package.
         ceiling: for which attacks the same attack on plain images is run: `none`, `exact` or `all`.
@@ -72,12 +75,14 @@ class AuditOptions:
 
     threats: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ()
     preset: str = "quick"
     plain: str | None = None
     images: int | None = None
     pairs: tuple[int, ...] = (100,)
     test_images: int = 1000
     classifier: Path | None = None
+    surrogate: Path | None = None
     recogniser: Path | None = None
     controls: Path | None = None
     ceiling: str = "exact"
@@ -103,6 +108,8 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
     if Path(target).is_dir():
         protected = load_arrays(target)
         algorithm = check_algorithm(options.algorithm)
+        if data is None and options.surrogate is not None:
+            raise UsageError("--surrogate needs the plain images of the protected ones to be judged on: give --data")
         if data is None:
             return ProtectedOnly(protected, plain=plain, algorithm=algorithm, block=options.block)
         if options.algorithm is None:
@@ -124,7 +131,7 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
     test = judged(test, options.test_images)
     if options.recogniser is not None:
         common["recogniser"] = Recogniser.open(options.recogniser, test, opened, options.device)
-    return OwnersSubject(opened, train, test, **common)
+    return OwnersSubject(opened, train, test, surrogate=options.surrogate, **common)
 
 
 def run_audit(target: str | None, data: str | None, out: Path, options: AuditOptions | None = None) -> str:
@@ -151,7 +158,7 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
     commit()
     controls = load_controls(options.controls)
     subject = open_subject(target, data, options)
-    cells = plan(
+    planned = plan(
         subject.algorithm,
         threats=options.threats,
         attacks=options.attacks,
@@ -159,6 +166,7 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         preset=options.preset,
         recipe=subject.recipe,
     )
+    cells = pick(planned, options.cells)
     everything = plan(
         subject.algorithm, threats=options.threats, pairs=options.pairs, preset=options.preset, recipe=subject.recipe
     )
@@ -167,7 +175,7 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
     rows = _viewers(subject, out)
     for number, cell in enumerate(cells):
         _progress(number, cells, cell, begun)
-        trained = trained_before(cell, cells, out / "cells")
+        trained = trained_before(cell, planned, out / "cells")
         rows.append(_row(cell, subject, out / "cells" / cell.name, controls, options, trained))
     threats = [one for one in check_threats(options.threats) if one not in subject.impossible]
     verdicts = [
@@ -194,7 +202,7 @@ def given_networks(options: AuditOptions) -> dict[str, str]:
     Raises:
         UsageError: a file cannot be read.
     """
-    given = {"classifier": options.classifier, "recogniser": options.recogniser}
+    given = {name: getattr(options, name) for name in ("classifier", "recogniser", "surrogate")}
     return {name: file_digest(path) for name, path in given.items() if path is not None}
 
 

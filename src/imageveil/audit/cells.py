@@ -203,6 +203,19 @@ def plan(
     return cells
 
 
+def pick(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+    """Those of some cells that were asked for by name; all where none is named.
+
+    Raises:
+        UsageError: none of them has such a name.
+    """
+    known = [cell.name for cell in cells]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no cell {name!r} here; choose among: {', '.join(known)}")
+    return [cell for cell in cells if not names or cell.name in names]
+
+
 def left_out(threat: str, cells: Sequence[Cell], everything: Sequence[Cell], *, preset: str) -> list[str]:
     """Titles of attacks that would run under a threat model, those it contains included, but were not asked for.
 

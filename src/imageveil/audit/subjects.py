@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from imageveil.attacks import Attack, Conditions, Knowledge
 from imageveil.attacks.knowledge import protect_batches
+from imageveil.attacks.surrogates import open_quietly
 from imageveil.audit.attack import all_floors, attack_and_judge, build_knowledge
 from imageveil.audit.cloud import Cloud, public_recipe
 from imageveil.audit.floors import BEST
@@ -90,7 +92,11 @@ class OwnersSubject(Subject):
         recogniser: adds the figure `recognition`.
         ceiling: for which attacks the same attack on plain images is run: `none`, `exact` or `all`.
         impossible: why a threat model cannot be tried.
+        surrogate: file of a scheme that an attacker under `recipe` has made by the same recipe.
         seed: decides every random choice.
+
+    Raises:
+        UsageError: `ceiling` is unknown, or the surrogate is no scheme file, or the scheme itself.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class OwnersSubject(Subject):
         recogniser: Recogniser | None = None,
         ceiling: str = "exact",
         impossible: Mapping[str, str] | None = None,
+        surrogate: Path | None = None,
         seed: int = 0,
     ) -> None:
         if ceiling not in CEILINGS:
@@ -112,6 +119,10 @@ class OwnersSubject(Subject):
         self.plain, self.images, self.recogniser, self.ceiling, self.seed = plain, images, recogniser, ceiling, seed
         self.label, self.algorithm, self.data, self.judged = scheme.label, scheme.name, test.name, len(test)
         self.impossible, self.recipe = dict(impossible or {}), public_recipe(scheme)
+        if surrogate is not None:
+            if open_quietly(str(surrogate)).digest == digest(scheme.state()[0]):
+                raise UsageError(f"--surrogate {surrogate} is the audited scheme itself: that is the threat oracle")
+            self.recipe = {**self.recipe, "surrogate": str(surrogate)}
         if not hasattr(scheme, "forward"):
             self.impossible.setdefault("gradients", f"{scheme.label} is no network, so that nobody has its gradients")
         self.identity = {
@@ -137,13 +148,22 @@ class OwnersSubject(Subject):
 
     def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
         """See `Subject.knowledge`; training images are protected once for all threat models."""
-        return self._knowledge(self.scheme, threat, pairs=pairs, cloud=cloud)
+        return self._knowledge(self.scheme, threat, pairs=pairs, cloud=cloud, public=self.recipe)
 
-    def _knowledge(self, scheme: Scheme, threat: str, *, pairs: int | None, cloud: Cloud | None) -> Knowledge:
+    def _knowledge(
+        self,
+        scheme: Scheme,
+        threat: str,
+        *,
+        pairs: int | None,
+        cloud: Cloud | None,
+        public: Mapping[str, Any] | None = None,
+    ) -> Knowledge:
         options: dict[str, Any] = {"plain": self.plain, "images": self.images, "seed": self.seed}
         if scheme.label not in self._bases:
             self._bases[scheme.label] = build_knowledge("ciphertext", scheme, self.train, **options)
-        options |= {"pairs": 1 if pairs is None else pairs, "cloud": cloud, "base": self._bases[scheme.label]}
+        options |= {"pairs": 1 if pairs is None else pairs, "cloud": cloud, "public": public}
+        options["base"] = self._bases[scheme.label]
         return build_knowledge(threat, scheme, self.train, **options)
 
     def put_to(

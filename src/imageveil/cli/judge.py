@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from imageveil.cli.options import ClassifierFile, Data, DeviceName, Precision, RecogniserFile, Seed, app
+from imageveil.cli.options import ClassifierFile, Data, DeviceName, Precision, RecogniserFile, Seed, SurrogateFile, app
 from imageveil.errors import UsageError
 
 
@@ -137,6 +137,9 @@ def audit(
     plain: Annotated[str | None, typer.Option(help="Unpaired plain images from elsewhere for the attacker.")] = None,
     threat: Annotated[list[str] | None, typer.Option(help="Only this threat model; may be repeated.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Only this attack, or NAME:field=value; repeatable.")] = None,
+    cell: Annotated[
+        list[str] | None, typer.Option(help="Only this one of them, named as its folder below cells; repeatable.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="Budget of attacks that train: paper | quick | smoke.")] = "quick",
     out: Annotated[Path, typer.Option(help="Run directory; the same command continues there.")] = Path("out/audit"),
     images: Annotated[int | None, typer.Option(min=1, help="Protected images the attacker has; half of all.")] = None,
@@ -145,6 +148,7 @@ def audit(
     ] = None,
     test_images: Annotated[int, typer.Option(min=2, help="Judge on so many test images.")] = 1000,
     classifier: ClassifierFile = None,
+    surrogate: SurrogateFile = None,
     recogniser: RecogniserFile = None,
     controls: Annotated[
         Path | None, typer.Option(help="Folder of control records, in place of the same ones of the package.")
@@ -172,12 +176,14 @@ def audit(
     options = AuditOptions(
         threats=tuple(threat or ()),
         attacks=tuple(attack or ()),
+        cells=tuple(cell or ()),
         preset=preset,
         plain=plain,
         images=images,
         pairs=tuple(pairs or (100,)),
         test_images=test_images,
         classifier=classifier,
+        surrogate=surrogate,
         recogniser=recogniser,
         controls=controls,
         ceiling=ceiling,
