@@ -210,7 +210,9 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
 
 def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
     """What attacks on the scheme got, where that is recorded."""
-    rows = telling(r for r in records if r["task"] == "attack" and r["scheme"] == name and not r["void"])
+    all_rows = telling(r for r in records if r["task"] == "attack" and r["scheme"] == name and not r["void"])
+    rows = [row for row in all_rows if "ssim" in row["metrics"]]
+    confirming = [row for row in all_rows if row not in rows]
     if not rows:
         return []
     lines = [
@@ -232,9 +234,20 @@ def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
         "",
         *lines,
         "",
-        *(f"- {row['attack']}, {row['threat']}: {source(row)}, {row['seconds']:.0f} s" for row in rows),
+        *(confirmed(row) for row in confirming),
+        *(f"- {row['attack']}, {row['threat']}: {source(row)}, {row['seconds']:.0f} s" for row in (*rows, *confirming)),
         "",
     ]
+
+
+def confirmed(row: dict[str, Any]) -> str:
+    """How often an attack tells which of some candidates an image is, as a paragraph."""
+    metrics = row["metrics"]
+    return (
+        f"Without reconstructing anything, `{row['attack']}` ({row['threat']}) tells which of "
+        f"{metrics['confirm_candidates']:,.0f} candidates was protected in {percent(metrics['confirm_top1'])} of the "
+        f"cases on {row['data']}; guessing does in {percent(row['floors']['chance']['confirm_top1'])}.\n"
+    )
 
 
 def ablation_section() -> list[str]:
