@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imageveil.attacks.base import Conditions, Reconstruction
+from imageveil.attacks.colours import ColourTransfer
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import batch_for, to_images
 from imageveil.training.device import Device
@@ -36,7 +37,7 @@ class Generated(Reconstruction):
 
     The negative of a picture has nearly the edges and textures of one, so that a generator may learn either. Which it
     was is told afterwards by the mean images (`is_negative`). A discriminator also sees little of a tint, or of a
-    contrast that is a little off; how often plain images have which value corrects both (`colour_tables`). Neither is
+    contrast that is a little off; how often plain images have which colour corrects both (`ColourTransfer`). Neither is
     part of the published attacks.
 
     Args:
@@ -59,14 +60,14 @@ class Generated(Reconstruction):
     ) -> None:
         self.generator, self.conditions, self.labels, self.colours = generator, conditions, labels, colours
         self.negative: bool | None = None
-        self.tables: Tensor | None = None
+        self.transfer: ColourTransfer | None = None
         if knowledge is not None:
             height, width = knowledge.plain.shape[-2:]
             guesses = self._guess(knowledge.protected[:SAMPLE])[..., :height, :width]
             self.negative = is_negative(guesses, knowledge.plain[:SAMPLE])
             if colours:
                 guesses = 255 - guesses if self.negative else guesses
-                self.tables = colour_tables(guesses, knowledge.plain[:SAMPLE])
+                self.transfer = ColourTransfer(guesses, knowledge.plain[:SAMPLE])
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Send the images through the generator; see `Reconstruction.reconstruct`."""
@@ -82,7 +83,7 @@ class Generated(Reconstruction):
         shown = to_images(self.generator, protected, self.conditions)
         if self.negative:
             shown = 255 - shown
-        return shown if self.tables is None else look_up(self.tables, shown)
+        return shown if self.transfer is None else self.transfer(shown)
 
 
 def is_negative(guesses: Tensor, plain: Tensor) -> bool:
@@ -100,32 +101,6 @@ def is_negative(guesses: Tensor, plain: Tensor) -> bool:
     agreement = torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1]
     off = (255 - ours.mean() - theirs.mean()).abs()
     return bool(agreement < -AGREEMENT and off < BRIGHTNESS * plain.float().std())
-
-
-def colour_tables(guesses: Tensor, plain: Tensor) -> Tensor:
-    """For each colour the table that gives its values the distribution that they have in plain images.
-
-    A value goes where as large a share of the plain values lies below: histogram matching, for all images alike.
-
-    Args:
-        guesses: uint8 (N, 3, H, W).
-        plain: uint8 (M, 3, H, W), any images of the kind.
-
-    Returns:
-        uint8 (3, 256), rising with the value.
-    """
-    ours, theirs = (
-        torch.stack([torch.bincount(colour.flatten().int(), minlength=256) for colour in images.transpose(0, 1)])
-        for images in (guesses, plain)
-    )
-    ours, theirs = (counts.double() / counts.sum(1, keepdim=True) for counts in (ours, theirs))
-    below = ours.cumsum(1) - ours / 2  # the share below the middle of a value's own
-    return torch.searchsorted(theirs.cumsum(1), below).clamp(max=255).to(torch.uint8)
-
-
-def look_up(tables: Tensor, images: Tensor) -> Tensor:
-    """Send uint8 images (N, 3, H, W) through one table (3, 256) for each colour."""
-    return torch.stack([table[colour.long()] for table, colour in zip(tables, images.unbind(1), strict=True)], dim=1)
 
 
 class Unpaired:
