@@ -368,7 +368,8 @@ def test_seconds_include_what_was_trained_before(train, test, tmp_path) -> None:
     conditions = Conditions(folder=tmp_path, device=Device(torch=torch.device("cpu"), bf16=False))
     attack.fit(known, conditions)
     (tmp_path / "results.json").write_text('{"seconds": 4321.0}')
-    assert 4321 < attack_and_judge(attack, scheme, known, test, conditions=conditions)[0]["seconds"] < 4400
+    # Records round to hundredths, and 32 images take less.
+    assert 4321 <= attack_and_judge(attack, scheme, known, test, conditions=conditions)[0]["seconds"] < 4400
     alone = attack_and_judge(attack, scheme, known, test, conditions=replace(conditions, folder=tmp_path / "other"))
     assert 0 < alone[0]["seconds"] < 4321
 
