@@ -5,7 +5,7 @@
 
 Accuracies of every scheme, positive controls, the attacks of Table I and the audits of the shipped scheme on `cifar10`
 and `photos96`. Each job is a command that skips what is recorded and continues what was begun, so this one is simply
-repeated. `--preset smoke` tries all of them in minutes on a processor; its records belong outside `results`.
+repeated. `--preset smoke` tries them on a processor; its records belong outside `results`.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def accuracies(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]
         plain = given.runs / "accuracy" / f"cifar10-none-{given.preset}"
         if (out / f"{accuracy.record_name(row, data, given.preset)}.json").is_file():
             continue
-        needs = [] if row.scheme != "class" else [[*IMAGEVEIL, "classify", "--data", data, "--preset", given.preset]]
-        needs = [[*command, "--run", str(plain)] for command in needs]
+        classify = [*IMAGEVEIL, "classify", "--data", data, "--preset", given.preset, "--run", str(plain)]
+        needs = [classify] if row.scheme == "class" else []
         command = [sys.executable, str(BENCHMARKS / "accuracy.py"), "--data", data, "--preset", given.preset]
         command += ["--runs", str(given.runs / "accuracy"), "--out", str(out), "--only", row.name]
         command += ["--classifier", str(plain / "classifier.safetensors")] if needs else []

@@ -63,27 +63,23 @@ class Generated(Reconstruction):
         self.transfer: ColourTransfer | None = None
         if knowledge is not None:
             height, width = knowledge.plain.shape[-2:]
-            guesses = self._guess(knowledge.protected[:SAMPLE])[..., :height, :width]
+            guesses = self.reconstruct(knowledge.protected[:SAMPLE])[..., :height, :width]
             self.negative = is_negative(guesses, knowledge.plain[:SAMPLE])
             if colours:
                 guesses = 255 - guesses if self.negative else guesses
                 self.transfer = ColourTransfer(guesses, knowledge.plain[:SAMPLE])
 
     def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Send the images through the generator; see `Reconstruction.reconstruct`."""
-        return self._guess(protected)
+        """Send the images through the generator, then correct sign and colours; see `Reconstruction.reconstruct`."""
+        shown = to_images(self.generator, protected, self.conditions)
+        if self.negative:
+            shown = 255 - shown
+        return shown if self.transfer is None else self.transfer(shown)
 
     def figures(self) -> dict[str, float]:
         """Whether guesses were turned into negatives and given plain colours; whether labels taught the generator."""
         known = {"negated": self.negative, "labels": self.labels, "colours_matched": self.colours}
         return {name: float(value) for name, value in known.items() if value is not None}
-
-    def _guess(self, protected: Tensor) -> Tensor:
-        """Guesses, uint8 (N, 3, H, W), with what is known by now of their sign and colours."""
-        shown = to_images(self.generator, protected, self.conditions)
-        if self.negative:
-            shown = 255 - shown
-        return shown if self.transfer is None else self.transfer(shown)
 
 
 def is_negative(guesses: Tensor, plain: Tensor) -> bool:

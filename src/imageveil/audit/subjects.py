@@ -148,22 +148,14 @@ class OwnersSubject(Subject):
 
     def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
         """See `Subject.knowledge`; training images are protected once for all threat models."""
-        return self._knowledge(self.scheme, threat, pairs=pairs, cloud=cloud, public=self.recipe)
+        return self._knowledge(self.scheme, threat, pairs=pairs, cloud=cloud)
 
-    def _knowledge(
-        self,
-        scheme: Scheme,
-        threat: str,
-        *,
-        pairs: int | None,
-        cloud: Cloud | None,
-        public: Mapping[str, Any] | None = None,
-    ) -> Knowledge:
+    def _knowledge(self, scheme: Scheme, threat: str, *, pairs: int | None, cloud: Cloud | None) -> Knowledge:
         options: dict[str, Any] = {"plain": self.plain, "images": self.images, "seed": self.seed}
         if scheme.label not in self._bases:
             self._bases[scheme.label] = build_knowledge("ciphertext", scheme, self.train, **options)
-        options |= {"pairs": 1 if pairs is None else pairs, "cloud": cloud, "public": public}
-        options["base"] = self._bases[scheme.label]
+        options |= {"pairs": 1 if pairs is None else pairs, "cloud": cloud, "base": self._bases[scheme.label]}
+        options["public"] = self.recipe
         return build_knowledge(threat, scheme, self.train, **options)
 
     def put_to(
