@@ -63,6 +63,13 @@ def test_eq4_and_eq5_weigh_their_terms():
     assert math.isclose(float(total), 0.4 + 0.8 + 2.5, rel_tol=1e-6)
 
 
+def test_least_squares_ask_for_one_where_images_are_real():
+    scores, real = torch.tensor([0.5, -1.0]), torch.tensor([1.0, 2.0])
+    assert math.isclose(float(objectives.adversarial_loss(scores)), (0.25 + 4.0) / 2, rel_tol=1e-6)
+    expected = 0.5 * ((0.0 + 1.0) / 2 + (0.25 + 1.0) / 2)
+    assert math.isclose(float(objectives.discriminator_loss(real, scores)), expected, rel_tol=1e-6)
+
+
 def test_eq6_stops_rewarding_beyond_the_margin():
     near, far = torch.tensor(1.0), torch.tensor(40.0, requires_grad=True)
     assert float(objectives.perceptual_loss(near, far)) == 41.0

@@ -1,5 +1,6 @@
 """Trainers: the same seed gives the same numbers, a resumed run equals an uninterrupted one, processes agree."""
 
+import copy
 import errno
 import json
 import os
@@ -16,9 +17,10 @@ import torch
 from imageveil.audit.accuracy import classify
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import ImageArrays
+from imageveil.networks.feature_extractor import FeatureExtractor
 from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig, block_contrast
 from imageveil.networks.vgg import QuickNet
-from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
+from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, TransformationConfig, choose
 from imageveil.processor import this_processor
 from imageveil.schemes import SCHEMES, load_scheme
 from imageveil.training.classifier import (
@@ -37,7 +39,12 @@ from imageveil.training.pipeline import balanced_subset, train_scheme
 from imageveil.training.preliminary import preliminary_protection
 from imageveil.training.run_directory import RunDirectory, flatten_state, unflatten_state, write_tensors
 from imageveil.training.seeds import own_field
-from imageveil.training.transformation import Ingredients, TransformationTrainer, forward_shape
+from imageveil.training.transformation import (
+    Ingredients,
+    TransformationTrainer,
+    forward_shape,
+    train_transformation,
+)
 
 CPU = Device(torch=torch.device("cpu"), bf16=False)
 # A fifth of the run for the average, so that there is one in so few steps.
@@ -253,6 +260,79 @@ def test_every_preset_takes_a_finite_step(name, data):
     again.load_state_dict(plain.state_dict())
     trainer.step(1)
     assert torch.equal(weights(plain), weights(again))
+
+
+def ingredients(data: ImageArrays, config: TransformationConfig) -> Ingredients:
+    """The same frozen networks at every call, and squares of one corner for P."""
+    torch.manual_seed(7)
+    classifier, encoder = build_classifier(CLASSIFIER, 4), EncoderClassifier(forward_shape(config), 4)
+    return Ingredients(
+        data=data, classifier=classifier, preliminary=255 - data.images[:64], origin=torch.arange(64), encoder=encoder
+    )
+
+
+def test_resumed_transformation_equals_an_uninterrupted_one(data, tmp_path):
+    def train(path: Path, **options) -> TransformationTrainer:
+        run = RunDirectory(path, {}, CPU)
+        given = ingredients(data, TRANSFORMATION)
+        return train_transformation(given, TRANSFORMATION, seed=0, device=CPU, run=run, **options)[0]
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "run", stop_after=2)
+    assert (tmp_path / "run" / "checkpoint" / "state.safetensors").is_file()
+    resumed = train(tmp_path / "run")
+    assert set(resumed.networks) == {"forward", "backward", "viewer", "joint", "F_A", "F_B"}
+    for name, network in resumed.networks.items():
+        assert torch.equal(weights(network), weights(whole.networks[name])), name
+
+
+def test_a_step_goes_down_eq4_and_the_discriminators_down_theirs(data):
+    """One step of plain gradient descent, against the equations written out for the same images."""
+    config = replace(
+        TRANSFORMATION_PRESETS["literal"](), batch=8, steps=4, widths=(4, 8, 8), backward_widths=(4, 8, 8),
+        discriminator_width=4,
+    )  # fmt: skip
+    trainer = TransformationTrainer(ingredients(data, config), config, seed=0, device=CPU)
+    before = copy.deepcopy(trainer.networks)
+    judges = [p for name in ("F_A", "F_B") for p in trainer.networks[name].parameters()]
+    trainer.optimizers = [torch.optim.SGD(group, lr=1.0) for group in (trainer.makers, judges)]
+    x, y, _ = trainer._plain_batch(0, step_generator(0, 0))
+    of_p = epoch_batches(64, 8, 1, 0, CPU)
+    x_p, origin, y_p = (255 - data.images[of_p]).float() / 255, data.images[of_p].float() / 255, data.labels[of_p]
+    trainer.step(0)
+
+    g_ab, g_ba, f_a, f_b = (before[name] for name in ("forward", "backward", "F_A", "F_B"))
+    h_theta, features = trainer.classifier, FeatureExtractor()
+    there, back = g_ab(x), g_ba(x_p)
+    entropy = torch.nn.functional.cross_entropy
+    loss = 0.4 * (f_a(back) - 1).square().mean() + 0.4 * (f_b(there) - 1).square().mean()
+    loss = loss - (features(there) - features(x)).square().mean() - (features(back) - features(origin)).square().mean()
+    loss = loss + 0.4 * (entropy(h_theta(there), y) + entropy(h_theta(back), y_p))
+    loss = loss + 0.9 * ((g_ba(there) - x).square().mean() + (g_ab(back) - x_p).square().mean())
+    judged = sum(
+        0.5 * ((judge(real) - 1).square().mean() + judge(made.detach()).square().mean())
+        for judge, real, made in ((f_a, x, back), (f_b, x_p, there))
+    )
+    for names, value in ((("forward", "backward"), loss), (("F_A", "F_B"), judged)):
+        for name in names:
+            old, new = list(before[name].parameters()), list(trainer.networks[name].parameters())
+            for one, other, gradient in zip(old, new, torch.autograd.grad(value, old, retain_graph=True), strict=True):
+                assert torch.allclose(one - other, gradient, rtol=1e-2, atol=1e-4 * float(gradient.abs().max()) + 1e-6)
+
+
+def test_a_generator_of_both_cycles_normalises_by_what_it_is_used_on(data):
+    trainer, _ = train_transformation(ingredients(data, TRANSFORMATION), TRANSFORMATION, seed=0, device=CPU)
+    forward = trainer.networks["forward"].eval()
+    for name, shown in (("forward", lambda x: x), ("backward", forward)):
+        network = copy.deepcopy(trainer.networks[name]).train()
+        norm, means = network.encoder.stem[1], []
+        norm.momentum = 1.0  # the running mean is that of the batch
+        with torch.no_grad():
+            for x in torch.split(data.images.float() / 255, TRANSFORMATION.batch):
+                network(shown(x))
+                means.append(norm.running_mean.clone())
+        measured = trainer.networks[name].encoder.stem[1].running_mean
+        assert torch.allclose(measured, torch.stack(means).mean(dim=0), atol=1e-5)
 
 
 def test_a_missing_ingredient_is_named(data):
@@ -514,7 +594,7 @@ def test_statistics_of_some_images_come_from_all_classes_of_a_sorted_folder(data
     order = data.labels.sort(stable=True).indices if in_order else torch.arange(256)
     some = data.subset(order)
     expected = torch.arange(8) * 32 if in_order else torch.arange(8)
-    monkeypatch.setattr("imageveil.training.transformation.MEAN_IMAGE_SAMPLE", 8)
+    monkeypatch.setattr("imageveil.training.transformation.SAMPLE", 8)
     monkeypatch.setattr("imageveil.training.classifier.WHITENING_IMAGES", 8)
     trainer = TransformationTrainer(Ingredients(data=some), replace(TRANSFORMATION, **PLAIN), seed=0, device=CPU)
     mean = some.images[expected].float().mean(dim=0, keepdim=True) / 255

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, judged
 from imageveil.images.augment import crop_and_flip, zoomed
+from imageveil.networks.batch_norm import measure_batch_norm
 from imageveil.networks.feature_extractor import FeatureExtractor
 from imageveil.networks.patchgan import PatchGAN
 from imageveil.networks.unet import EncoderClassifier, UNet, UNetConfig
@@ -20,7 +21,8 @@ from imageveil.training.loop import epoch_batches, require_size, run_steps, seed
 from imageveil.training.optimizers import set_rates
 from imageveil.training.run_directory import RunDirectory
 
-MEAN_IMAGE_SAMPLE = 5000
+SAMPLE = 5000
+"""Training images, from the first on, that the mean image and the statistics of batch norm are measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class TransformationTrainer:
         if config.lambda_:
             parameters = [p for name in sorted(judges & set(self.networks)) for p in self.networks[name].parameters()]
             self.optimizers.append(torch.optim.Adam(parameters, lr=config.discriminator_lr, betas=betas))
-        sample = judged(ingredients.data, MEAN_IMAGE_SAMPLE).images
+        sample = judged(ingredients.data, SAMPLE).images
         self.mean_image = (sample.float().mean(dim=0, keepdim=True) / 255).to(device.torch)
 
     def _joint_classifier(self) -> nn.Module:
@@ -150,11 +152,13 @@ class TransformationTrainer:
                 )
                 values["L_p"] = perceptual = objectives.perceptual_loss(ahead, back, margin=config.margin)
             if self.classifier is not None:
-                classification = F.cross_entropy(self.classifier(shown[labelled]).float(), labels[labelled])
+                logits = self.classifier(shown[labelled])
                 if config.two_way:
                     classification = objectives.classification_loss(
-                        self.classifier(shown[labelled]), labels[labelled], self.classifier(plain_again), p_labels
+                        logits, labels[labelled], self.classifier(plain_again), p_labels
                     )
+                else:
+                    classification = F.cross_entropy(logits.float(), labels[labelled])
                 values["L_c"] = classification
             reconstruction = F.mse_loss(restored, x)
             if config.two_way:
@@ -268,6 +272,20 @@ class TransformationTrainer:
         self.optimizers[1].zero_grad()
         return total / len(losses)
 
+    def measure_statistics(self) -> None:
+        """Measure batch norm's running statistics anew: of G_AB on plain images, of G_BA on protected ones.
+
+        With both cycles, G_AB is also shown G_BA(x_p), and G_BA also x_p. Each batch is normalised by itself, but the
+        running statistics, by which the finished networks normalise, are then those of a mixture that neither is
+        meant for.
+        """
+        forward, backward = self.networks["forward"], self.networks["backward"]
+        batches = torch.split(judged(self.given.data, SAMPLE).images, self.config.batch)
+        with self.device.autocast(), torch.no_grad():
+            measure_batch_norm(forward, (self.device.batch(images) for images in batches))
+            forward.eval()
+            measure_batch_norm(backward, (forward(self.device.batch(images)).float() for images in batches))
+
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
         return {
@@ -313,6 +331,8 @@ def train_transformation(
         device=device,
         stop_after=stop_after,
     )
+    if config.two_way:
+        trainer.measure_statistics()
     for network in trainer.networks.values():
         average_buffers(device, network)
     return trainer, seconds
