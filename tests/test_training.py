@@ -387,6 +387,22 @@ def test_preliminary_protection_makes_the_classifier_certain(data):
     assert (small.int() - few.images.int()).abs().max() <= 26  # 0.1 of the range, and rounding
 
 
+def test_resumed_preliminary_protection_equals_an_uninterrupted_one(data, tmp_path):
+    config = replace(TRANSFORMATION.preliminary, batch=10)
+
+    def protect(path: Path, **options) -> tuple[torch.Tensor, float]:
+        torch.manual_seed(0)
+        network, few = build_classifier(CLASSIFIER, 4), data.subset(torch.arange(35))
+        run = RunDirectory(path, {}, CPU)
+        return preliminary_protection(network, few, config, seed=0, device=CPU, run=run, **options)
+
+    whole, share = protect(tmp_path / "whole")
+    partial, _ = protect(tmp_path / "run", stop_after=2)
+    assert partial[:20].any() and not partial[20:].any()
+    again, same = protect(tmp_path / "run")
+    assert torch.equal(whole, again) and share == same
+
+
 def test_balanced_subset_takes_every_class_as_often(data):
     picked = balanced_subset(data.labels, 40)
     assert torch.bincount(data.labels[picked]).tolist() == [10, 10, 10, 10]

@@ -229,7 +229,7 @@ def _preliminary_step(
     if run.results is None or not path.is_file():
         origin = balanced_subset(data.require_labels(), config.preliminary.images)
         protected, share = preliminary_protection(
-            classifier, data.subset(origin), config.preliminary, seed=seed, device=device
+            classifier, data.subset(origin), config.preliminary, seed=seed, device=device, run=run
         )
         if device.rank == 0:
             write_tensors(path, {"protected": protected, "origin": origin})

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from imageveil.images.arrays import ImageArrays
 from imageveil.presets import PreliminaryConfig
 from imageveil.training.device import Device
-from imageveil.training.loop import Progress, step_generator
+from imageveil.training.loop import run_steps, step_generator
+from imageveil.training.run_directory import RunDirectory
 
 
 def mean_loss(classifier: nn.Module, protected: Tensor, labels: Tensor) -> Tensor:
@@ -42,8 +43,10 @@ def preliminary_protection(
     *,
     seed: int,
     device: Device,
+    run: RunDirectory | None = None,
+    stop_after: int | None = None,
 ) -> tuple[Tensor, float]:
-    """Make P for all images of `data`.
+    """Make P for all images of `data`, batch by batch.
 
     Args:
         classifier: h_theta.
@@ -51,15 +54,24 @@ def preliminary_protection(
         config: eps, alpha, iterations.
         seed: decides the random start.
         device: where to compute.
+        run: where to log and checkpoint; None for a run that leaves nothing.
+        stop_after: leave after this many batches of this call, with a checkpoint, as if interrupted.
 
     Returns:
         Protected images, uint8 (N, 3, H, W), and the share of them that h_theta classifies right after rounding.
+
+    Raises:
+        UsageError: `data` has no labels.
+        RunError: the run directory cannot be used.
     """
     classifier = device.place(classifier).eval().requires_grad_(False)
     labels = data.require_labels()
-    out, right = [], 0
-    progress = Progress("preliminary protection", len(data), quiet=device.rank != 0)
-    for part in torch.split(torch.arange(len(data)), config.batch):
+    parts = torch.split(torch.arange(len(data)), config.batch)
+    out = torch.zeros_like(data.images)
+    right = torch.zeros(len(data), dtype=torch.bool)
+
+    def protect(number: int) -> dict[str, Tensor]:
+        part = parts[number]
         images, target = device.batch(data.images[part]), labels[part].to(device.torch)
         generator = step_generator(seed, int(part[0]), stream=2)
         start = (torch.rand(images.shape, generator=generator) * 2 - 1) * config.eps
@@ -68,7 +80,23 @@ def preliminary_protection(
             for _ in range(config.iterations):
                 protected = protection_step(classifier, protected, images, target, eps=config.eps, alpha=config.alpha)
             rounded = (protected * 255).round().to(torch.uint8)
-            right += int((classifier(device.batch(rounded)).argmax(1) == target).sum())
-        out.append(rounded.cpu().contiguous())
-        progress.update(int(part[-1]) + 1, 1, {"accuracy": right / (int(part[-1]) + 1)})
-    return torch.cat(out), right / len(data)
+            correct = classifier(device.batch(rounded)).argmax(1) == target
+        out[part], right[part] = rounded.cpu(), correct.cpu()
+        return {"accuracy": correct.float().mean()}
+
+    def restore(saved: dict[str, Tensor]) -> None:
+        out.copy_(saved["protected"])
+        right.copy_(saved["right"])
+
+    run_steps(
+        title="preliminary protection",
+        total=len(parts),
+        batch=config.batch,
+        step_fn=protect,
+        state=lambda: {"protected": out, "right": right},
+        restore=restore,
+        run=run,
+        device=device,
+        stop_after=stop_after,
+    )
+    return out, float(right.float().mean())
