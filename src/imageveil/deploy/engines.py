@@ -145,9 +145,10 @@ def open_engine(network: UNet, name: str = "auto", *, device: str = "auto", prec
 
 
 def fastest_engine(device: str = "auto") -> str:
-    """The fastest engine that is installed, by what was measured: OpenVINO where the processor has AMX, else PyTorch.
+    """The engine that is likely the fastest: OpenVINO, if it is there, where the processor has AMX, else PyTorch.
 
-    Without AMX the two compute about as fast (`benchmarks/protect.py`), and PyTorch is open at once.
+    Without AMX the two compute about as fast (`benchmarks/protect.py`), and PyTorch is open at once. With AMX that
+    benchmark has not measured them yet.
     """
     if device != "cpu" and torch.cuda.is_available():
         return "torch"
@@ -181,7 +182,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UsageError("--engine onnx needs ONNX Runtime: pip install 'imageveil[onnx]'") from error
+        raise UsageError("ONNX Runtime is not installed: pip install 'imageveil[onnx]'") from error
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime
