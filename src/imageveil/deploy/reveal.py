@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from imageveil.deploy.naming import inner_parts
 from imageveil.deploy.private import UNKNOWN, private_folder, read_key_note, read_table, tables
-from imageveil.errors import RunError, UsageError
+from imageveil.errors import UsageError
+from imageveil.images.sinks import encode_for_disk, write_files
 from imageveil.images.sources import ParquetSource, open_source
 from imageveil.schemes import SCHEMES, Scheme, load_scheme
 from imageveil.schemes.keyed import KeyedScheme
+from imageveil.training.run_directory import writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,22 +201,11 @@ def reveal_folder(
             plain = scheme.reveal(pixels[None], size, [origin.identity])[0]
         except UsageError as error:
             raise UsageError(f"{record.key}: {error}") from error
-        _write_png(path, plain.permute(1, 2, 0).numpy())
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Plain images are for their owner only.
+        write_files([(path, encode_for_disk(plain.permute(1, 2, 0).numpy(), "png"))], private=True)
         report.count += 1
         report.lossy += record.key.lower().endswith((".jpg", ".jpeg"))
         report.padded += scheme.block > 1 and size is None
     return report
-
-
-def _write_png(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    """Write an image, complete or not at all, readable by its owner only as plain images should be."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            Image.fromarray(pixels).save(file, "PNG")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
