@@ -52,6 +52,10 @@ def test_help_loads_nothing_heavy():
         (["controls", "--out", "nowhere", "--table"], "holds no record of a control"),
         (["train", "--data", "nowhere", "--out", "unused"], "does not exist"),
         (["train", "--data", "nowhere", "--out", "unused", "--set", "steps=many"], "--set steps"),
+        (
+            ["train", "--data", "nowhere", "--out", "unused", "--init", "gan-cifar10", "--classifier-preset", "quick"],
+            "leave --classifier-preset out",
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence_and_code_2(arguments, words):
@@ -151,6 +155,15 @@ def test_train_draws_its_seed_unless_one_is_given(given, seed, monkeypatch):
     assert done.exit_code == 0 and seen == [seed]
 
 
+@pytest.mark.parametrize(
+    "command", [["similarity", "x", "--data", "y"], ["train", "--data", "x", "--out", "y"], ["demo"]]
+)
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_a_seed_that_cannot_work_is_refused(command, seed):
+    done = CliRunner().invoke(app, [*command, "--seed", seed])
+    assert done.exit_code == 2 and "Invalid value for '--seed'" in done.output
+
+
 def test_an_unwritable_record_is_noticed_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot write .*record"):
@@ -159,6 +172,10 @@ def test_an_unwritable_record_is_noticed_before_the_work(tmp_path):
         check_writable(tmp_path)
     with pytest.raises(RunError, match="cannot write"):
         write_json(tmp_path / "file" / "record.json", {})
+    # Another process that writes the same record has a temporary file of another name.
+    (tmp_path / "other.json.tmp").mkdir()
+    write_json(tmp_path / "other.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other.json", "other.json.tmp"]
     check_writable(tmp_path / "new" / "record.json")
     assert list((tmp_path / "new").iterdir()) == []
 

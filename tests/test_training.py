@@ -169,6 +169,11 @@ def test_three_steps_resume_and_leave_a_scheme(data, tmp_path):
     # An owner's own scheme starts from another one and becomes different.
     own = train(tmp_path / "own", init=str(whole))
     assert not torch.equal(load_scheme(own).protect(images), protected)
+    # Its shape is that of the other: what asks for another one is refused, and so are terms that do not go together.
+    with pytest.raises(UsageError, match=r"widths=\(4, 8, 16\) is not that of the scheme to continue from"):
+        train(tmp_path / "shape", config=replace(TRANSFORMATION, widths=(4, 8, 16)), init=str(whole))
+    with pytest.raises(UsageError, match="distil needs the features of a plain classifier"):
+        train(tmp_path / "cold", config=replace(TRANSFORMATION, warm_epochs=0))
     # A file is known by its content: another one under the same name is refused, the same one elsewhere is not.
     shutil.copy(whole, tmp_path / "copy.safetensors")
     assert train(tmp_path / "own", init=str(tmp_path / "copy.safetensors")) == own

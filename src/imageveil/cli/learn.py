@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from imageveil.cli.options import Data, DeviceName, Overrides, Precision, Seed, app
+from imageveil.cli.options import SEED_RANGE, Data, DeviceName, Overrides, Precision, Seed, app
 
 
 @app.command()
@@ -16,7 +16,9 @@ def train(
         str | None,
         typer.Option(help="paper | quick | literal | transform | private | smoke; quick, or private with --init."),
     ] = None,
-    classifier_preset: Annotated[str, typer.Option(help="Recipe of h_theta and of the warm start.")] = "theta",
+    classifier_preset: Annotated[
+        str | None, typer.Option(help="Recipe of h_theta and of the warm start; theta if left out.")
+    ] = None,
     classifier: Annotated[
         Path | None, typer.Option(help="h_theta, from `classify --preset theta`; one is trained otherwise.")
     ] = None,
@@ -24,13 +26,16 @@ def train(
     name: Annotated[str | None, typer.Option(help="What to call the scheme in records.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="For experiments; by default a secret one is drawn and kept in the run directory."),
+        typer.Option(
+            help="For experiments; by default a secret one is drawn and kept in the run directory.", **SEED_RANGE
+        ),
     ] = None,
     device: DeviceName = "auto",
     precision: Precision = "auto",
     overrides: Overrides = None,
 ) -> None:
     """Learn a transformation network: classifier, preliminary protection, transformation. Resumes."""
+    from imageveil.errors import UsageError
     from imageveil.images.arrays import load_splits
     from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
     from imageveil.training.device import open_device
@@ -38,7 +43,9 @@ def train(
 
     preset = preset or ("quick" if init is None else "private")
     config = choose(TRANSFORMATION_PRESETS, preset, overrides)
-    classifier_config = choose(CLASSIFIER_PRESETS, classifier_preset)
+    if classifier_preset is not None and not (config.needs_classifier or config.warm_epochs):
+        raise UsageError(f"the preset {preset!r} trains no classifier: leave --classifier-preset out")
+    classifier_config = choose(CLASSIFIER_PRESETS, classifier_preset or "theta")
     images, test = load_splits(data)
     path = train_scheme(
         images,
@@ -60,7 +67,7 @@ def train(
 def classify(
     data: Data,
     scheme: Annotated[str | None, typer.Option(help="Shipped name or scheme file; left out, plain images.")] = None,
-    preset: Annotated[str, typer.Option(help="paper | quick | theta | demo | smoke.")] = "quick",
+    preset: Annotated[str, typer.Option(help="paper | quick | narrow | theta | demo | smoke.")] = "quick",
     augment: Annotated[str, typer.Option(help="live: augment, then protect; once: protect, then augment.")] = "live",
     adaptation: Annotated[bool, typer.Option(help="Put the scheme's published adaptation network in front.")] = False,
     held_back: Annotated[

@@ -13,8 +13,11 @@ app = typer.Typer(
     help="Hide images from view before a cloud trains on them, and measure what still leaks.",
 )
 
+SEED_RANGE = {"min": 0, "max": 2**63 - 1}
+"""What torch and NumPy both take; longer seeds are drawn ones."""
+
 Data = Annotated[str, typer.Option(help="Image folder, Parquet, or cifar10 | cifar100 | stl10.")]
-Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
+Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.", **SEED_RANGE)]
 DeviceName = Annotated[str, typer.Option("--device", help="auto | cpu | cuda.")]
 Precision = Annotated[str, typer.Option(help="auto | bf16 | float32.")]
 ClassifierFile = Annotated[

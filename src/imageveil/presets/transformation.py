@@ -93,6 +93,11 @@ class TransformationConfig:
     padding: Natural = 2
     preliminary: PreliminaryConfig = PreliminaryConfig()
 
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether h_theta is used: in the objective, or to make P."""
+        return bool(self.gamma2 or self.lambda_ or self.two_way)
+
 
 def transformation_paper() -> TransformationConfig:
     """The paper's objective and weights at full width; a budget of steps stands for its 5000 epochs."""
@@ -149,7 +154,7 @@ def transformation_quick() -> TransformationConfig:
 
 
 def transformation_private() -> TransformationConfig:
-    """Continue from a shipped scheme with an owner's own seed and images, in minutes (`train --init`)."""
+    """Continue from a shipped scheme with an owner's own seed and images, in fewer steps (`train --init`)."""
     return replace(transformation_quick(), steps=400, lr=5e-4, distil=0.0, warm_epochs=0)
 
 

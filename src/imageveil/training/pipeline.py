@@ -16,7 +16,7 @@ from torch import nn
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import EncoderClassifier, UNetConfig
-from imageveil.presets import ClassifierConfig, TransformationConfig, as_json
+from imageveil.presets import TRANSFORMATION_PRESETS, ClassifierConfig, TransformationConfig, as_json
 from imageveil.schemes.base import read_scheme_file, resolve_scheme
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.classifier import (
@@ -70,18 +70,19 @@ def train_scheme(
         The scheme file, `out/scheme.safetensors`, readable by its owner only.
 
     Raises:
-        UsageError: labels are missing where the preset needs them, `init` is not a learned scheme, or
-            `classifier_file` is not a classifier of these classes.
+        UsageError: labels are missing where the preset needs them, `init` is not a learned scheme or of another
+            shape than was asked for, terms of the objective do not go together, or `classifier_file` is not a
+            classifier of these classes or of no use here.
         RunError: a loss is not finite, or the run directory cannot be read or written.
     """
     if test is not None and test.labels is None:
         test = None  # as the test images of many published sets are
     start = _start_from(init) if init is not None else None
     if start is not None:
-        shape = start.network.config
-        config = replace(config, widths=shape.widths, head=shape.head, top_skip=shape.top_skip, field=shape.field)
-    needs_classifier = bool(config.gamma2 or config.lambda_ or config.two_way)
-    if classifier_file is not None and not needs_classifier:
+        config = _shaped_as(start, config, preset)
+    if config.distil and not config.warm_epochs:
+        raise UsageError("distil needs the features of a plain classifier: give warm_epochs too, or set distil=0")
+    if classifier_file is not None and not config.needs_classifier:
         raise UsageError(f"the preset {preset!r} has no use for a classifier: leave --classifier out")
     # The digests of what was given, not its paths: the file of another scheme or classifier may bear the same name.
     given = {"classifier": file_digest(classifier_file)} if classifier_file is not None else {}
@@ -97,7 +98,7 @@ def train_scheme(
         common["seed"] = f"drawn, SHA-256 {hashlib.sha256(str(seed).encode()).hexdigest()}"
     field = own_field(seed, config.field) if drawn or start is not None else None
     classifier = preliminary = origin = encoder = None
-    if needs_classifier:
+    if config.needs_classifier:
         if classifier_file is not None:
             classifier, summary["classifier"] = _read_classifier(classifier_file, data, test, device)
         else:
@@ -109,14 +110,13 @@ def train_scheme(
         preliminary, origin, summary["preliminary"] = _preliminary_step(
             data, out / "preliminary", config, classifier, common | given, seed=seed, device=device
         )
-    if config.warm_epochs or config.distil:
+    if config.warm_epochs:
         seed_weights(seed)
         plain = EncoderClassifier(UNetConfig(widths=config.widths, field=config.field), max(len(data.classes), 1))
         if drawn and field is not None:
             plain.encoder.field.copy_(field)
         # A name that no preset can choose: the network is given.
-        epochs = max(config.warm_epochs, 1)
-        recipe = replace(classifier_config, network="encoder", epochs=epochs)  # type: ignore[arg-type]
+        recipe = replace(classifier_config, network="encoder", epochs=config.warm_epochs)  # type: ignore[arg-type]
         built = {"widths": list(config.widths), "field": config.field}
         network, summary["encoder"] = _classifier_step(
             data, out / "encoder", recipe, common | built, seed=seed, device=device, test=test, network=plain
@@ -150,6 +150,18 @@ def train_scheme(
     elif name is not None and (called := _label(path)) != name:
         raise UsageError(f"{path} is finished and called {called!r}; --name {name} would need another run directory")
     return path
+
+
+def _shaped_as(start: LearnedScheme, config: TransformationConfig, preset: str) -> TransformationConfig:
+    """The configuration with the shape of the network to continue from, which no other value can replace."""
+    shape = start.network.config
+    own = {name: getattr(shape, name) for name in ("widths", "head", "top_skip", "field")}
+    usual = TRANSFORMATION_PRESETS[preset]() if preset in TRANSFORMATION_PRESETS else config
+    for name, value in own.items():
+        given = getattr(config, name)
+        if given not in (value, getattr(usual, name)):
+            raise UsageError(f"{name}={given} is not that of the scheme to continue from, whose {name} is {value}")
+    return replace(config, **own)
 
 
 def _label(path: Path) -> str:
