@@ -210,5 +210,9 @@ def test_records_say_what_was_computed_in(monkeypatch):
     monkeypatch.setattr(records, "this_processor", lambda: processor)
     fast, slow = (Device(torch=torch.device("cpu"), bf16=bf16).kind for bf16 in (True, False))
     assert fast.startswith("One Processor, AMX, ") and slow.startswith("One Processor, float32, ")
+    monkeypatch.setattr(records, "this_processor", lambda: Processor(model="Another"))
+    assert Device(torch=torch.device("cpu"), bf16=True).kind.startswith("Another, bfloat16, ")
+    assert records.device_kind(cuda=False).startswith("Another, float32, ")
+    monkeypatch.setattr(records, "this_processor", lambda: processor)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Device(torch=torch.device("cpu"), bf16=False).kind == slow

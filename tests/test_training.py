@@ -106,6 +106,19 @@ def test_resumed_classifier_equals_an_uninterrupted_one(data, tmp_path):
     assert torch.equal(weights(whole), weights(resumed))
 
 
+def test_a_run_continued_in_another_precision_names_both(tmp_path):
+    other = replace(CPU, bf16=True)
+    run = RunDirectory(tmp_path / "run", {}, CPU)
+    run.save(1, 0.0, {})
+    run = RunDirectory(tmp_path / "run", {}, other)
+    run.load()
+    run.save(2, 0.0, {})
+    again = RunDirectory(tmp_path / "run", {}, other)
+    assert again.kind == other.kind
+    again.load()
+    assert again.kind == ", then ".join(dict.fromkeys([CPU.kind, other.kind]))
+
+
 def test_protecting_once_is_part_of_the_time(data):
     def protect(images, keys, generator):
         time.sleep(0.5)

@@ -109,19 +109,21 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def device_kind(*, cuda: bool | None = None, bf16: bool = True) -> str:
+def device_kind(*, cuda: bool | None = None, bf16: bool | None = None) -> str:
     """The machine kind: processor, what it computes in and number of threads, or the name of the GPU.
 
     Args:
         cuda: whether the GPU is used; None where there is one.
-        bf16: whether the processor's bfloat16 is used, if it has a fast one.
+        bf16: whether the processor computes in bfloat16; None where it has a fast one.
     """
     import torch
 
     if torch.cuda.is_available() if cuda is None else cuda:
         return torch.cuda.get_device_name()
     processor = this_processor()
-    return f"{processor.model}, {(bf16 and processor.bf16) or 'float32'}, {torch.get_num_threads()} threads"
+    # Asked for where it is slow, bfloat16 has no instruction set to be called by.
+    fast = processor.bf16 if bf16 is None else bf16 and (processor.bf16 or "bfloat16")
+    return f"{processor.model}, {fast or 'float32'}, {torch.get_num_threads()} threads"
 
 
 def command() -> str:

@@ -153,7 +153,7 @@ def classify(
     kind = device.kind
     if run is not None:
         # A repeated call may be on another device than the training was.
-        kind = (run.results or {}).get("device", kind)
+        kind = (run.results or {}).get("device", run.kind)
         run.finish({**timing, "device": kind, "accuracy": right, "predict_seconds": time.monotonic() - begun})
     low, high = wilson(round(right * len(test)), len(test))
     share = timing["protect_seconds"] / timing["seconds"] if scheme is not None else 0.0

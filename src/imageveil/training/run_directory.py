@@ -60,7 +60,8 @@ class RunDirectory:
 
     Args:
         path: the directory; made if missing.
-        config: everything that decides the result. A directory that holds another configuration is refused.
+        config: everything that decides the result, but where it is computed: a run may be continued on another machine
+            or in another precision (see `kind`). A directory that holds another configuration is refused.
         device: where the run computes, with how many processes.
 
     Raises:
@@ -71,6 +72,7 @@ class RunDirectory:
     def __init__(self, path: Path, config: Mapping[str, Any], device: Device) -> None:
         self.path = path
         self.main = device.rank == 0
+        self._kinds = [device.kind]
         self.checkpoint = path / "checkpoint" / "state.safetensors"
         config = json.loads(json.dumps(dict(config) | ({"world": device.world} if device.world > 1 else {})))
         existing = path / "config.json"
@@ -84,6 +86,11 @@ class RunDirectory:
         elif self.main:
             with writing(existing):
                 write_json(existing, config)
+
+    @property
+    def kind(self) -> str:
+        """What the run was computed on, as records say it; all kinds in turn where it was continued elsewhere."""
+        return ", then ".join(dict.fromkeys(self._kinds))
 
     @property
     def results(self) -> dict[str, Any] | None:
@@ -128,6 +135,7 @@ class RunDirectory:
             folder.mkdir(exist_ok=True)
             folder.chmod(0o700)
         metadata = {"step": str(step), "seconds": str(seconds), "plain": json.dumps(plain)}
+        metadata["kinds"] = json.dumps(self._kinds)
         write_tensors(self.checkpoint, tensors, metadata)
 
     def load(self) -> tuple[int, float, dict[str, Any]] | None:
@@ -146,6 +154,7 @@ class RunDirectory:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             step, seconds = int(meta["step"]), float(meta["seconds"])
             state = unflatten_state(tensors, json.loads(meta["plain"]))
+            self._kinds = json.loads(meta.get("kinds", "[]")) + self._kinds
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise self.unusable() from error
         self._forget_after(step)
