@@ -187,6 +187,18 @@ def run(arguments: list[str]) -> int:
     return int(end.value.code or 0)
 
 
+def test_training_images_that_are_there_but_damaged_are_not_taken_for_missing(scheme_file, folder, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    folder.rename(tmp_path / "set" / "test")
+    arguments = ["similarity", str(scheme_file), "--data", str(tmp_path / "set")]
+    assert run(arguments) == 0 and "has no training images" in capsys.readouterr().err
+    for size in (32, 40):
+        path = tmp_path / "set" / "train" / "left" / f"{size}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (size, size)).save(path)
+    assert run(arguments) == 2 and "images of different sizes" in capsys.readouterr().err
+
+
 def test_protect_all_crops_what_a_block_scheme_pads(tiles):
     class Padding(LearnedScheme):
         def protect(self, images, *, ids=None, generator=None):

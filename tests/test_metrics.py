@@ -139,6 +139,8 @@ def test_reidentification_of_nothing_is_the_floor(faces):
     result = reid_top1(faces, grey, candidates=50)
     assert result.queries == 100 and result.candidates == 50 and result.floor == 0.02
     assert all(rate == pytest.approx(0.02) for rate in result.rates.values())
+    # The best of four matchers, each of which may be lucky.
+    assert result.interval == wilson(100 * result.rate, 100, best_of=4)
 
 
 def test_within_class_sets_and_averaging(tiles):

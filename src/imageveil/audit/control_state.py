@@ -160,8 +160,8 @@ def relevant(
 
 
 def without_labels(record: Mapping[str, Any]) -> str | None:
-    """Why the failure of an attack that had no labels would say nothing: its controls had them. None for all others."""
-    return "its controls had labels, and these images have none" if record["metrics"].get("labels") == 0 else None
+    """Why the failure of an attack that used no labels would say nothing: its controls did. None for all others."""
+    return "its controls used labels, and this run used none" if record["metrics"].get("labels") == 0 else None
 
 
 def void_reason(cell: Cell, algorithm: str, controls: Sequence[ControlResult], *, preset: str = "quick") -> str | None:

@@ -94,10 +94,11 @@ class Control:
             return self
         attack, share = self.peer
         wanted = {"task": "control", "attack": attack, "scheme": self.scheme, "data": data, "preset": preset}
+        # Folders of records hold other JSON files too.
         figures = [
             float(found["metrics"][self.metric])
             for found in records
-            if all(found[name] == value for name, value in wanted.items())
+            if isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
         ]
         if not figures:
             raise UsageError(

@@ -14,6 +14,7 @@ from imageveil.audit.leakage import measure
 from imageveil.audit.reidentification import MATCHERS
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
+from imageveil.images.sources import MissingSplitError
 from imageveil.records import check_writable, record, write_json
 from imageveil.schemes import Scheme, load_scheme
 
@@ -138,7 +139,7 @@ def run_similarity(scheme: str, data: str, *, split: str = "test", out: Path | N
     if split != "train":
         try:
             reference = load_arrays(data, "train")
-        except UsageError:
+        except MissingSplitError:
             print(f"note: {data} has no training images; the floors are made from the judged ones", file=sys.stderr)
     if reference is not None and reference.images.shape[1:] != images.images.shape[1:]:
         raise UsageError(f"{data} holds training images of another size than those of {split}; give one size")
