@@ -18,7 +18,7 @@ from imageveil.attacks.knowledge import PublicScheme
 from imageveil.audit import audit as audit_module
 from imageveil.audit import control_table
 from imageveil.audit.attack import build_knowledge
-from imageveil.audit.audit import AuditOptions, run_audit
+from imageveil.audit.audit import AuditOptions, open_subject, run_audit
 from imageveil.audit.breaks import breaks_table
 from imageveil.audit.cells import Cell, left_out, parse_choice, pick, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
@@ -41,6 +41,7 @@ from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.networks.unet import UNet, UNetConfig
 from imageveil.presets.classifier import classifier_smoke
+from imageveil.processor import Processor
 from imageveil.records import read_records, record, write_json
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.learned import LearnedScheme
@@ -252,6 +253,25 @@ def test_protected_images_alone(faces_of_two, tmp_path, copying, capsys):
     assert "What could not be judged, and why" in html and "data:image/png;base64," in html
     found = json.loads((tmp_path / "audit" / "cells" / "ciphertext-copying" / "record.json").read_text())
     assert found["metrics"] == {"attacker_protected": 24, "attacker_plain": 512} and found["n"] == 0
+
+
+def test_options_that_protected_images_alone_honour_or_refuse(faces_of_two, tmp_path, copying, monkeypatch):
+    fast = Processor(model="some processor", flags=frozenset({"amx_bf16"}))
+    monkeypatch.setattr("imageveil.records.this_processor", lambda: fast)
+    where = write_folder(tmp_path / "hidden", faces_of_two)
+    few = AuditOptions(threats=("ciphertext",), attacks=("copying",), images=30, device=CPU)
+    run_audit(str(where), None, tmp_path / "audit", few)
+    (path,) = (tmp_path / "audit" / "cells").glob("*/record.json")
+    found = json.loads(path.read_text())
+    assert found["metrics"]["attacker_protected"] == 30
+    assert found["device"].startswith("some processor, float32")
+    known = open_subject(str(where), None, few).base
+    assert len(known.labels.unique()) == 2 and len(known.labels) == len(known.protected) == 30
+    with pytest.raises(UsageError, match=r"other settings \(images, scheme\)"):
+        run_audit(str(where), None, tmp_path / "audit", replace(few, images=31))
+    for option, value in {"surrogate": tmp_path, "recogniser": tmp_path, "ceiling": "all"}.items():
+        with pytest.raises(UsageError, match=f"--{option} needs the plain images .*: give --data"):
+            run_audit(str(where), None, tmp_path / "other", replace(few, **{option: value}))
 
 
 def test_protected_images_with_their_originals(faces_of_two, tmp_path, copying):

@@ -6,6 +6,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,17 +14,18 @@ import torch
 from conftest import SHARED
 from PIL import Image
 
-from imageveil import cli
+from imageveil import cli, records
 from imageveil.audit.charts import Chart, Series, draw, ticks
 from imageveil.audit.floors import _principal_axes, floors, guesses, yardsticks
 from imageveil.audit.leakage import measure
 from imageveil.audit.report import Curves, Page, Picture, Sheet, Table, Text, render
 from imageveil.audit.sheets import scale_for, sheet
-from imageveil.audit.similarity import mean_removed, protect_all, similarity
+from imageveil.audit.similarity import computed_on, mean_removed, protect_all, similarity
 from imageveil.deploy.demo import PHOTOGRAPHS, demo_data, read_log, run_demo
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.networks.unet import UNet, UNetConfig
+from imageveil.processor import Processor
 from imageveil.schemes.learned import LearnedScheme
 from imageveil.training.device import open_device
 
@@ -185,6 +187,19 @@ def run(arguments: list[str]) -> int:
         with pytest.raises(SystemExit) as end:
             cli.main()
     return int(end.value.code or 0)
+
+
+def test_similarity_is_recorded_as_computed_where_the_network_lies_in_float32(folder, monkeypatch):
+    scheme = LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), label="tiny")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+        fast = Processor(model="some processor", flags=frozenset({"amx_bf16"}))
+        patch.setattr(records, "this_processor", lambda: fast)
+        beside = similarity(scheme, load_arrays(str(folder)))["device"]
+        assert beside == f"some processor, float32, {torch.get_num_threads()} threads"
+        patch.setattr(scheme.network, "parameters", lambda: iter([SimpleNamespace(is_cuda=True)]))
+        assert computed_on(scheme) == "some GPU"
 
 
 def test_training_images_that_are_there_but_damaged_are_not_taken_for_missing(scheme_file, folder, tmp_path, capsys):

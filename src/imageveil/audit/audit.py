@@ -108,10 +108,25 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
     if Path(target).is_dir():
         protected = load_arrays(target)
         algorithm = check_algorithm(options.algorithm)
-        if data is None and options.surrogate is not None:
-            raise UsageError("--surrogate needs the plain images of the protected ones to be judged on: give --data")
         if data is None:
-            return ProtectedOnly(protected, plain=plain, algorithm=algorithm, block=options.block)
+            judging = {
+                "surrogate": options.surrogate is not None,
+                "recogniser": options.recogniser is not None,
+                "ceiling": options.ceiling not in ("none", AuditOptions.ceiling),
+            }
+            for name, given in judging.items():
+                if given:
+                    raise UsageError(
+                        f"--{name} needs the plain images of the protected ones to be judged on: give --data"
+                    )
+            return ProtectedOnly(
+                protected,
+                plain=plain,
+                images=options.images,
+                algorithm=algorithm,
+                block=options.block,
+                seed=options.seed,
+            )
         if options.algorithm is None:
             raise UsageError(
                 f"say with --algorithm what {target} was protected by; one of: {', '.join(sorted(SCHEMES))}"

@@ -28,12 +28,21 @@ class ProtectedOnly(Subject):
     Args:
         protected: the images.
         plain: plain images of the same kind; None takes the photographs inside the package.
+        images: how many protected images the attacker has at most; None for all.
         algorithm: the published scheme, or `unknown`.
         block: pixels on a block's side; None takes the algorithm's default.
+        seed: decides which images the attacker has where these are not all.
     """
 
     def __init__(
-        self, protected: ImageArrays, *, plain: ImageArrays | None, algorithm: str, block: int | None = None
+        self,
+        protected: ImageArrays,
+        *,
+        plain: ImageArrays | None,
+        images: int | None = None,
+        algorithm: str,
+        block: int | None = None,
+        seed: int = 0,
     ) -> None:
         kind = SCHEMES.get(algorithm)
         self.protected, self.label, self.algorithm = protected, protected.name, algorithm
@@ -49,11 +58,16 @@ class ProtectedOnly(Subject):
             block=block,
             key_per_image=kind is not None and kind.needs_ids,
         )
+        had = protected
+        if images is not None:
+            # Folders are sorted by class, so the first would not do.
+            order = torch.randperm(len(protected), generator=torch.Generator().manual_seed(seed))
+            had = protected.subset(order[:images])
         self.base = Knowledge(
             threat="ciphertext",
             scheme=self.public,
-            protected=protected.images.clone(),
-            labels=protected.labels,
+            protected=had.images.clone(),
+            labels=had.labels,
             plain=resize(other.images, protected.images.shape[-2], protected.images.shape[-1]),
             plain_labels=None,
         )
@@ -61,6 +75,7 @@ class ProtectedOnly(Subject):
             "scheme": [self.label, digest({"protected": self.base.protected})],
             "plain": [other.name, images_digest(other)],
             "algorithm": [algorithm, self.public.block],
+            "images": images,
         }
 
     def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
@@ -97,6 +112,7 @@ class ProtectedOnly(Subject):
             metrics=figures,
             floors={},
             intervals={},
+            device=conditions.device.kind,
         )
         return made, pictures
 

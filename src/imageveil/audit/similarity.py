@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imageveil.audit.floors import floors
 from imageveil.audit.leakage import measure
@@ -15,7 +15,7 @@ from imageveil.audit.reidentification import MATCHERS
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, load_arrays
 from imageveil.images.sources import MissingSplitError
-from imageveil.records import check_writable, record, write_json
+from imageveil.records import check_writable, device_kind, record, write_json
 from imageveil.schemes import Scheme, load_scheme
 
 BATCH_PIXELS = 500 * 32 * 32
@@ -44,6 +44,13 @@ def protect_all(scheme: Scheme, images: Tensor, ids: Sequence[str] | None = None
         for part in parts
     ]
     return torch.cat(done)
+
+
+def computed_on(scheme: Scheme) -> str:
+    """The machine kind for records of images that a scheme protected: where its network lies, always in float32."""
+    network = getattr(scheme, "network", None)
+    cuda = isinstance(network, nn.Module) and any(weight.is_cuda for weight in network.parameters())
+    return device_kind(cuda=cuda, bf16=False)
 
 
 def without_mean(protected: Tensor) -> Tensor:
@@ -101,6 +108,7 @@ def similarity(
         metrics=leakage.metrics | {key: residual.metrics[name] for key, name in left.items()},
         floors=floors(data.images, data.labels, reference=known, seed=seed) if floor is None else floor,
         intervals=leakage.intervals | {key: residual.intervals[name] for key, name in left.items()},
+        device=computed_on(scheme),
         seconds=round(time.monotonic() - begun, 1),
     )
 
