@@ -1,10 +1,12 @@
 """The audit: what is run, what may be concluded, and the whole command on real images."""
 
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from imageveil.audit import audit as audit_module
 from imageveil.audit import control_table
 from imageveil.audit.attack import build_knowledge
 from imageveil.audit.audit import AuditOptions, open_subject, run_audit
+from imageveil.audit.audit_page import audit_page
 from imageveil.audit.breaks import breaks_table
 from imageveil.audit.cells import Cell, left_out, parse_choice, pick, plan, threats_for, trained_before
 from imageveil.audit.cloud import Cloud, public_recipe
@@ -36,6 +39,7 @@ from imageveil.audit.control_state import (
 from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.leakage import measure
 from imageveil.audit.recognition import Recogniser
+from imageveil.audit.report import render
 from imageveil.audit.verdict import Row, breaks, finding, headline, judge_threat, outcome
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
@@ -153,6 +157,17 @@ def test_an_added_attack_stands_on_the_page(key, folder, tmp_path, copying, caps
     assert "other settings (seed)" in capsys.readouterr().err
 
 
+def test_what_was_left_out_and_who_looks_stand_on_the_page_under_any_threat_model(key, folder, tmp_path, copying):
+    options = AuditOptions(threats=("pairs", "oracle"), attacks=("key-recovery",), pairs=(2,), device=CPU)
+    shown = run_audit(str(key), str(folder), tmp_path / "audit", replace(options, cells=("pairs-2-key-recovery",)))
+    html = (tmp_path / "audit" / "index.html").read_text()
+    assert "oracle      BROKEN" in shown and "open:" not in shown
+    assert ">looking, without an attack</th>" in html and ">looking, the mean image subtracted</th>" in html
+    assert "copying (2 pairs): not asked for" in html and "inverse-network (loss perceptual): not asked for" in html
+    # Whether candidates are confirmed decides no verdict, by whatever matcher.
+    assert "confirmation" not in html
+
+
 def test_a_killed_audit_continues(key, folder, tmp_path, copying, monkeypatch):
     options = AuditOptions(threats=("ciphertext",), attacks=("copying", "feature-reconstruction"), device=CPU)
     whole = audit_module.write_sheets
@@ -250,7 +265,7 @@ def test_protected_images_alone(faces_of_two, tmp_path, copying, capsys):
     assert "nothing that reassures can be said" in shown and "no plain images to judge it on" in shown
     assert "oracle: not tried" in shown and "recipe: not tried: the images have no labels" in shown
     html = (tmp_path / "audit" / "index.html").read_text()
-    assert "What could not be judged, and why" in html and "data:image/png;base64," in html
+    assert "What is open, and why" in html and "data:image/png;base64," in html
     found = json.loads((tmp_path / "audit" / "cells" / "ciphertext-copying" / "record.json").read_text())
     assert found["metrics"] == {"attacker_protected": 24, "attacker_plain": 512} and found["n"] == 0
 
@@ -679,7 +694,7 @@ def test_confirmation_that_failed_or_was_left_out_says_nothing_of_reconstruction
     rows = [row(made()), row(made("inverse-network", "oracle"))]
     lost = Row(title="confirmation", threat="oracle", record=None, outcome="not run", attack="confirmation")
     for more in ([row(confirmed(0.001, 0.0, 0.006), "missed")], [lost], []):
-        found = judge_threat("oracle", rows + more, missing=["confirmation"])
+        found = judge_threat("oracle", rows + more)
         assert found.level == "held" and "can tell" not in conclude("x", [found], preset="quick", images=1000)
     # By itself it is no attack that reconstructs, so nothing has held.
     assert judge_threat("oracle", [rows[0], row(confirmed(0.001, 0.0, 0.006))]).level == "open"
@@ -699,8 +714,11 @@ def test_a_leak_says_why_it_may_be_worse_and_a_break_need_not():
     stronger = judge_threat("oracle", [leak])
     assert stronger.level == "leaks" and stronger.doubts == ("no attack that uses what oracle adds was judged",)
     assert judge_threat("ciphertext", [leak]).doubts == ()
-    broken = row(made(reid=(0.93, 0.91, 0.94)))
-    assert judge_threat("ciphertext", [broken, void], missing=["gan"]).doubts == ()
+    # What is open then stands on the page alone: it can make nothing worse.
+    broken = judge_threat("ciphertext", [row(made(reid=(0.93, 0.91, 0.94))), void], missing=["gan"])
+    assert broken.level == "breaks" and broken.doubts == found.doubts
+    sentence = conclude("x", [broken], preset="quick", images=1000)
+    assert not any("missed" in line or "gan" in line for line in verdict_lines("x", "d", [broken], sentence))
 
 
 def test_the_sentence_names_the_weakest_attacker():
@@ -715,6 +733,75 @@ def test_the_sentence_names_the_weakest_attacker():
     assert both.index("a cloud that also uses") < both.index("some plain images with their protected selves")
     assert both.count("not private") == 2 and "can have any image" not in both
     assert conclude("tanaka", [], preset="quick", images=0).startswith("Nothing was judged")
+
+
+def test_the_sentence_says_how_much_an_attacker_had_who_was_held_off():
+    def had(attack, threat, **more):
+        found = made(attack, threat)
+        return row(found | {"metrics": found["metrics"] | {"attacker_protected": 25_000.0} | more})
+
+    rows = [had("gan", "ciphertext"), had("inverse-network", "oracle")]
+    rows += [had("key-recovery", "pairs", attacker_pairs=number) for number in (100.0, 1000.0)]
+    verdicts = [judge_threat(threat, rows) for threat in ("ciphertext", "pairs", "oracle")]
+    assert {one.level for one in verdicts} == {"held"}
+    sentence = conclude("x", verdicts, preset="quick", images=1000)
+    assert "by attackers who had 25,000 protected images and at most 1,000 pairs, which proves nothing" in sentence
+    assert "better attacks or attackers who have more" in sentence
+    # Whoever can have any image protected has as many pairs as he likes.
+    sentence = conclude("x", [verdicts[0], verdicts[2]], preset="quick", images=1000)
+    assert "25,000 protected images, which" in sentence and "pairs" not in sentence
+
+
+# The page
+
+
+def shown_page(rows: list[Row], folder: Path, *, missing: tuple[str, ...] = ()) -> str:
+    """The page of an audit under `ciphertext` and `oracle`, as HTML."""
+    subject: Any = SimpleNamespace(label="x", data="d", impossible={"gradients": "it is no network"}, key="")
+    verdicts = [judge_threat(threat, rows, missing=missing) for threat in ("ciphertext", "oracle")]
+    return render(audit_page(subject, rows, verdicts, "", controls=[], folder=folder, preset="quick"))
+
+
+def test_the_page_names_each_open_reason_once_with_the_threat_models_it_concerns(tmp_path):
+    viewer = Row(title="looking", threat="ciphertext", record=made(None), outcome="nothing")
+    rows = [viewer, row(confirmed(0.001, 0.0, 0.006), "its control was missed")]
+    html = shown_page(rows, tmp_path, missing=("gan",))
+    for threats, reason in (
+        ("ciphertext, oracle", "gan: not asked for"),
+        ("oracle", "no attack that uses what oracle adds was judged"),
+        ("oracle", "confirmation: its control was missed"),
+        ("gradients", "every attack: it is no network"),
+    ):
+        assert re.search(f'<th scope="row">{threats}</th><td[^>]*>{reason}</td>', html) and html.count(reason) == 1
+    # Also where a threat model is broken, by an attack or by looking.
+    for by in (made(reid=(0.93, 0.91, 0.94)), made("inverse-network", "oracle", reid=(0.93, 0.91, 0.94))):
+        assert html.count("BROKEN") < shown_page([*rows, row(by)], tmp_path, missing=("gan",)).count("BROKEN")
+        assert "gan: not asked for" in shown_page([*rows, row(by)], tmp_path, missing=("gan",))
+
+
+def test_the_page_shows_intervals_guesses_and_what_was_chosen_from(tmp_path):
+    found = made()
+    found["metrics"]["ssim_p95"] = 0.333
+    html = shown_page([row(found), row(confirmed(1.0, 0.996, 1.0))], tmp_path)
+    cells = "<td>0.140 [0.135 to 0.145]</td><td>0.140</td><td>0.333</td><td>0.950 [0.940 to 0.960]</td><td>0.930</td>"
+    assert cells in html and "<td>1.0 % [0.6 % to 1.8 %]</td><td>1.2 %</td>" in html
+    assert "the right one of 100 of its class (reid_within)." in html
+    assert "the right one of 1000 candidates (confirm_top1)." in html
+    assert "made from, one of 100 of its class, since the class is known anyway" in html
+    # Without labels, or with small classes.
+    found["metrics"] |= {"reid_top1": 0.01, "reid_top1_candidates": 40.0, "reid_within_candidates": 4.0}
+    found["intervals"]["reid_top1"] = [0.0, 0.1]
+    html = shown_page([row(found)], tmp_path)
+    assert "the right one of 40 of all classes (reid_top1)." in html and "class is known" not in html
+    assert "made from, one of 40 of all classes, since there are no labels, or fewer than ten images of a class" in html
+
+
+def test_the_page_names_every_machine_and_command(tmp_path):
+    here = {"commit": "a", "device": "a processor", "command": "imageveil audit x"}
+    there = {"commit": "b", "device": "a GPU", "command": "imageveil audit x --device cuda"}
+    html = shown_page([row(made() | one) for one in (here, there, here)], tmp_path)
+    footer = "commit a, a processor; commit b, a GPU; imageveil audit x; imageveil audit x --device cuda</footer>"
+    assert html.endswith(f"{footer}\n</body>\n</html>") and html.count("a GPU") == 1
 
 
 # Controls

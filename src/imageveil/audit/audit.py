@@ -36,7 +36,7 @@ from imageveil.audit.report import write_page
 from imageveil.audit.sheets import write_sheet
 from imageveil.audit.similarity import mean_removed
 from imageveil.audit.subjects import OwnersSubject, Pictures, Subject
-from imageveil.audit.verdict import Row, finding, judge_threat, outcome
+from imageveil.audit.verdict import CONFIRMATION, Row, finding, judge_threat, outcome
 from imageveil.errors import RunError, UsageError
 from imageveil.images.arrays import deal_out, judged, load_arrays, train_and_test
 from imageveil.records import commit, write_json
@@ -185,6 +185,8 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
     everything = plan(
         subject.algorithm, threats=options.threats, pairs=options.pairs, preset=options.preset, recipe=subject.recipe
     )
+    # Confirmation, in whichever variant, decides no verdict, and is missed in none.
+    deciding = [cell for cell in everything if cell.attack != CONFIRMATION]
     identity = {**subject.identity, "preset": options.preset, "seed": options.seed, **given_networks(options)}
     RunDirectory(out, identity, options.device)
     rows = _viewers(subject, out)
@@ -194,7 +196,7 @@ def run_audit(target: str | None, data: str | None, out: Path, options: AuditOpt
         rows.append(_row(cell, subject, out / "cells" / cell.name, controls, options, trained))
     threats = [one for one in check_threats(options.threats) if one not in subject.impossible]
     verdicts = [
-        judge_threat(threat, rows, missing=left_out(threat, cells, everything, preset=options.preset))
+        judge_threat(threat, rows, missing=left_out(threat, cells, deciding, preset=options.preset))
         for threat in threats
     ]
     sentence = conclude(subject.label, verdicts, preset=options.preset, images=subject.judged)

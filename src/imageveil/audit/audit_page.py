@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from imageveil import __version__
-from imageveil.audit.conclusion import WHO, WORDS, duration, percent, rate
+from imageveil.audit.cells import CONTAINS
+from imageveil.audit.conclusion import WHO, WORDS, among, duration, percent, rate
 from imageveil.audit.control_state import ControlResult
 from imageveil.audit.report import Page, Picture, Section, Sheet, Table, Text
 from imageveil.audit.subjects import Subject
 from imageveil.audit.verdict import (
+    CONFIRMATION,
     FOUND,
     HALF,
     JUDGED,
@@ -28,7 +30,12 @@ CHOICES = {
     "random": "images drawn at random",
     "first": "the first images",
 }
-FLOORS = ("blind", "label_only", "ceiling")
+BESIDE = ("guessing", "ceiling")
+WHY = {
+    "reid_within": "since the class is known anyway",
+    "reid_top1": "since there are no labels, or fewer than ten images of a class to choose from",
+}
+"""Why images of one class, or of all, are chosen from."""
 
 
 def audit_page(
@@ -55,26 +62,30 @@ def audit_page(
     sections: list[Section] = []
     if verdicts:
         sections.append(_verdict_table(verdicts))
+    viewers = [row for row in rows if not row.attack]
+    if viewers:
+        sections.append(_figures_table("Without an attack", viewers))
     for verdict in verdicts:
-        own = [row for row in rows if row.threat == verdict.threat]
+        own = [row for row in rows if row.threat == verdict.threat and row.attack]
         if own:
-            sections.append(_threat_table(verdict, own))
+            sections.append(_figures_table(f"Threat model {verdict.threat}: {WORDS[verdict.level]}", own))
         sections += _sheets(verdict, own, folder)
-    unjudged = [row for row in rows if row.outcome in ("void", "unjudged", "not run")]
-    if unjudged or subject.impossible:
-        sections.append(_unjudged_table(unjudged, subject.impossible))
+    unsettled = _unsettled(rows, verdicts, subject.impossible)
+    if unsettled:
+        sections.append(_open_table(unsettled))
     if controls:
         sections.append(_control_table(controls))
     if subject.key:
         sections.append(Text(heading="Searching for the key", paragraphs=[subject.key]))
-    sections.append(Text(heading="How to read this", paragraphs=_rules(preset)))
-    made = next((row.record for row in rows if row.record is not None), None)
-    origin = "" if made is None else f" ({made['commit']}), on {made['device']}: {made['command']}"
+    sections.append(Text(heading="How to read this", paragraphs=_rules(rows, preset)))
+    made = [row.record for row in rows if row.record is not None]
+    origins = sorted({f"commit {one['commit']}, {one['device']}" for one in made})
+    commands = dict.fromkeys(one["command"] for one in made)
     return Page(
         title=f"Audit of {subject.label} on {subject.data}",
         lead=sentence,
         sections=sections,
-        footer=f"imageveil {__version__}{origin}",
+        footer="; ".join([f"imageveil {__version__}", *origins, *commands]),
     )
 
 
@@ -94,6 +105,8 @@ def _verdict_table(verdicts: Sequence[ThreatVerdict]) -> Table:
                 _confirmed(one),
             )
         )
+    judged = [one.best.record for one in verdicts if one.best is not None and one.best.record is not None]
+    named = f"{_named(judged)} " if judged else ""
     text = "; ".join(f"{one.threat}: {WHO[one.threat]}" for one in verdicts)
     return Table(
         heading="Verdict by threat model",
@@ -107,8 +120,8 @@ def _verdict_table(verdicts: Sequence[ThreatVerdict]) -> Table:
             "candidate confirmed",
         ),
         rows=rows,
-        note=f"{text}. Each contains the attacks of the weaker ones. The verdict is about what is reconstructed; "
-        "whether a candidate is confirmed stands beside it.",
+        note=f"{named}{text}. Each contains the attacks of the weaker ones. The verdict is about what is "
+        "reconstructed; whether a candidate is confirmed stands beside it.",
     )
 
 
@@ -119,46 +132,50 @@ def _confirmed(verdict: ThreatVerdict) -> str:
     return WORDS[row.outcome] if row.record is None else f"{WORDS[row.outcome]} {rate(row.record)}".rstrip()
 
 
-def _threat_table(verdict: ThreatVerdict, own: Sequence[Row]) -> Table:
-    kinds = [kind.replace("_", "-") for kind in FLOORS]
-    columns = ["attack", "outcome", "right image named", *kinds, "SSIM", *kinds, "MSE/var", "seconds"]
+def _figures_table(heading: str, own: Sequence[Row]) -> Table:
+    columns = ["attack", "outcome", "right image named", *BESIDE, "SSIM", *BESIDE, "95th percentile"]
+    columns += ["MSE/var", "guessing", "seconds"]
     recognised = any(row.record is not None and "recognition" in row.record["metrics"] for row in own)
     if recognised:
-        columns += ["class recognised", *kinds]
+        columns += ["class recognised", *BESIDE]
     rows = []
     for row in own:
         record = row.record
         if record is None:
             rows.append((row.title, WORDS[row.outcome], *[""] * (len(columns) - 2)))
             continue
-        name = headline(record)
         rows.append(
             (
                 row.title,
                 _outcome(row),
-                _rate(record, name),
-                *_all_floors(record, name),
-                _number(record, "ssim"),
-                *_all_floors(record, "ssim"),
-                _number(record, "mse_var"),
+                *_figure(record, headline(record)),
+                *_figure(record, "ssim"),
+                _number(record, "ssim_p95"),
+                *_figure(record, "mse_var")[:2],
                 duration(record),
-                *((_number(record, "recognition"), *_all_floors(record, "recognition")) if recognised else ()),
+                *(_figure(record, "recognition") if recognised else ()),
             )
         )
-    why = "Nothing that reassures is said" if verdict.level == "open" else "It may be worse"
-    doubts = f" {why} because of: {'; '.join(verdict.doubts)}." if verdict.doubts else ""
-    judged = next((row.record for row in own if row.record is not None and headline(row.record)), None)
-    images = "" if judged is None else f"{judged['n']:,} judged images of {judged['data']}. "
+    judged = [row.record for row in own if row.record is not None and headline(row.record)]
+    images = f"{judged[0]['n']:,} judged images of {judged[0]['data']}. {_named(judged)} " if judged else ""
     # A column in which no row has anything only makes the table wider.
     used = [at for at in range(len(columns)) if any(row[at] for row in rows)]
     return Table(
-        heading=f"Threat model {verdict.threat}: {WORDS[verdict.level]}",
+        heading=heading,
         columns=[columns[at] for at in used],
         rows=[tuple(row[at] for at in used) for row in rows],
-        note=f"{images}With 95 % intervals. Blind and label-only: the best of what guessing reaches; ceiling: the same "
-        f"attack on images that nobody protected, where it was run. MSE/var is 0 for a copy and 1 for the mean image."
-        f"{doubts}",
+        note=f"{images}In brackets 95 % intervals. Guessing: the best of what is reached without looking, blindly or "
+        "from the label alone, and by chance; ceiling: the same attack on images that nobody protected, where it was "
+        "run. A twentieth of the images is more alike than the 95th percentile says. MSE/var is 0 for a copy and 1 for "
+        "the mean image.",
     )
+
+
+def _named(judged: Sequence[Record]) -> str:
+    """What the column `right image named` says in some judged records."""
+    asked = {headline(record): among(record) for record in judged}
+    chosen = ", ".join(f"of {images} ({name})" for name, images in asked.items())
+    return f"Right image named: the right one {chosen}."
 
 
 def _sheets(verdict: ThreatVerdict, own: Sequence[Row], folder: Path) -> list[Section]:
@@ -189,15 +206,30 @@ def _pictures(folder: Path, choice: str) -> list[Picture]:
     return found
 
 
-def _unjudged_table(rows: Sequence[Row], impossible: Mapping[str, str]) -> Table:
-    lines = [(row.title, row.threat, WORDS[row.outcome], row.reason) for row in rows]
-    lines += [("every attack", threat, WORDS["not run"], reason) for threat, reason in impossible.items()]
+def _unsettled(
+    rows: Sequence[Row], verdicts: Sequence[ThreatVerdict], impossible: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """All that is open, and under which threat models."""
+    found: dict[str, list[str]] = {}
+    # No doubt about a verdict, which they do not decide.
+    confirming = [row for row in rows if row.attack == CONFIRMATION and row.reason]
+    for one in verdicts:
+        able = [row for row in confirming if row.threat in (one.threat, *CONTAINS[one.threat])]
+        for reason in dict.fromkeys([*one.doubts, *(f"{row.title}: {row.reason}" for row in able)]):
+            found.setdefault(reason, []).append(one.threat)
+    for threat, reason in impossible.items():
+        found.setdefault(f"every attack: {reason}", []).append(threat)
+    return found
+
+
+def _open_table(unsettled: Mapping[str, Sequence[str]]) -> Table:
     return Table(
-        heading="What could not be judged, and why",
-        columns=("attack", "threat model", "state", "reason"),
-        rows=list(dict.fromkeys(lines)),
-        note="An attack that found nothing is void where its controls are missing or were missed: its failure "
-        "then says nothing about the scheme.",
+        heading="What is open, and why",
+        columns=("threat models", "reason"),
+        rows=[(", ".join(threats), reason) for reason, threats in unsettled.items()],
+        note="Because of this nothing that reassures is said where nothing was found, and what leaks may leak more; "
+        "what is BROKEN stays so. An attack that found nothing is void where its controls are missing or were missed: "
+        "its failure then says nothing about the scheme.",
     )
 
 
@@ -225,11 +257,12 @@ def _control_table(controls: Sequence[ControlResult]) -> Table:
     )
 
 
-def _rules(preset: str) -> list[str]:
+def _rules(rows: Sequence[Row], preset: str) -> list[str]:
+    judged = (row.record for row in rows if row.record is not None and row.attack != CONFIRMATION)
+    choices = next((f", one of {among(one)}, {WHY[name]}" for one in judged if (name := headline(one)) in WHY), "")
     return [
-        "The figure that counts is how often a reconstruction names the image it was made from, among others of the "
-        "same class, since the class is known anyway. What guessing reaches stands beside it; only what lies beyond it "
-        "is a leak.",
+        f"The figure that counts is how often a reconstruction names the image it was made from{choices}. What "
+        "guessing reaches stands beside it; only what lies beyond it is a leak.",
         f"BROKEN: the lower end of that rate's interval reaches {percent(HALF)} and {TIMES_FLOOR:g} times guessing. "
         "Leaks: the lower end lies above guessing, or SSIM or squared error over variance beat the best guess by more "
         f"than {MARGIN:g}. Held: every attack that applies was judged on {LEAST_JUDGED} images or more, found none of "
@@ -245,22 +278,14 @@ def _outcome(row: Row) -> str:
     return f"{WORDS[row.outcome]} (its controls are open)" if void and row.outcome in FOUND else WORDS[row.outcome]
 
 
-def _rate(record: Record, name: str | None) -> str:
-    if name is None:
-        return ""
-    low, high = record["intervals"][name]
-    return f"{percent(record['metrics'][name])} [{percent(low)} to {percent(high)}]"
-
-
-def _all_floors(record: Record, name: str | None) -> list[str]:
-    return [_floor(record, kind, name) for kind in FLOORS]
-
-
-def _floor(record: Record, kind: str, name: str | None) -> str:
-    value = None if name is None else (record["floors"] or {}).get(kind, {}).get(name)
-    if value is None and kind == "blind" and name == "confirm_top1":
-        value = record["floors"].get("chance", {}).get(name)
-    return "" if value is None else _shown(name or "", value)
+def _figure(record: Record, name: str | None) -> tuple[str, str, str]:
+    """A figure with its interval, what guessing reaches and its ceiling; nothing where it was not measured."""
+    if name is None or name not in record["metrics"]:
+        return "", "", ""
+    low, high = (_shown(name, end) for end in record["intervals"][name])
+    top = record["floors"].get("ceiling", {}).get(name)
+    ceiling = "" if top is None else _shown(name, top)
+    return f"{_number(record, name)} [{low} to {high}]", _guess(record, name), ceiling
 
 
 def _guess(record: Record, name: str) -> str:

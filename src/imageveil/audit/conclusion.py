@@ -54,6 +54,14 @@ def rate(record: Record) -> str:
     return f"{percent(record['metrics'][name])} [{percent(low)} to {percent(high)}]{base}"
 
 
+def among(record: Record) -> str:
+    """How many images, and which, a judged record's headline chooses from."""
+    name = headline(record)
+    assert name is not None
+    number = record["metrics"].get("confirm_candidates" if name == "confirm_top1" else f"{name}_candidates", 0)
+    return f"{number:.0f} {NAMES[name]}"
+
+
 def evidence(row: Row) -> str:
     """What an attack got, as a clause."""
     record = row.record
@@ -67,8 +75,7 @@ def evidence(row: Row) -> str:
             for key in beaten(record)
         ]
         return f"{row.title} reaches {' and '.join(found)}"
-    number = metrics.get(name.replace("_top1", "_candidates") if name == "confirm_top1" else f"{name}_candidates", 0)
-    return f"{row.title} names the right one of {number:.0f} {NAMES[name]} in {rate(record)}"
+    return f"{row.title} names the right one of {among(record)} in {rate(record)}"
 
 
 def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, images: int) -> str:
@@ -97,11 +104,14 @@ def conclude(label: str, verdicts: Sequence[ThreatVerdict], *, preset: str, imag
     if told is not None:
         how = "" if told[1].outcome == "confirms" else " more often than by guessing"
         clauses.append(f"{WHO[told[0]]} can tell{how} which image was protected: {evidence(told[1])}")
-    held = [one.threat for one in ordered if one.level == "held"]
+    held = [one for one in ordered if one.level == "held"]
     if held:
+        had = f"{max(one.protected for one in held):,} protected images"
+        had += "".join(f" and at most {one.pairs:,} pairs" for one in held if one.threat == "pairs")
         clauses.append(
-            f"under {_list(held)} no attack in the budget {preset} reconstructed more of {images:,} judged images than "
-            "guessing does, which proves nothing about better attacks"
+            f"under {_list([one.threat for one in held])} no attack in the budget {preset} reconstructed more of "
+            f"{images:,} judged images than guessing does, by attackers who had {had}, which proves nothing about "
+            "better attacks or attackers who have more"
         )
     unsure = {
         "leaks": "under {names} more than that may come out",
@@ -135,9 +145,10 @@ def verdict_lines(label: str, data: str, verdicts: Sequence[ThreatVerdict], sent
     for one in verdicts:
         best = "" if one.best is None or one.best.record is None else f"{one.best.title}: {rate(one.best.record)}"
         lines.append(f"{one.threat:11} {WORDS[one.level]:11} {_confirmed(one):11} {best}".rstrip())
-        lines += [f"{'':23} open: {doubt}" for doubt in one.doubts[:3]]
-        if len(one.doubts) > 3:
-            lines.append(f"{'':23} and {len(one.doubts) - 3} more reasons; see the page")
+        doubts = () if one.level == "breaks" else one.doubts
+        lines += [f"{'':23} open: {doubt}" for doubt in doubts[:3]]
+        if len(doubts) > 3:
+            lines.append(f"{'':23} and {len(doubts) - 3} more reasons; see the page")
     return [*lines, sentence]
 
 

@@ -76,8 +76,11 @@ class ThreatVerdict:
         level: of what is reconstructed: `breaks`; `leaks`; `held`; or `open`, where nothing was found and failures do
             not count.
         best: the attack that decides, the strongest that was judged; None where none was.
-        doubts: why nothing that reassures is said, where the level is `open`; why it may be worse, where it is `leaks`.
+        doubts: what is open: why nothing that reassures is said, where the level is `open`; why it may be worse, where
+            it is `leaks`. What `breaks` stays so.
         confirmation: what came of telling which candidate an image was; None where it was not tried.
+        protected: the most protected images that an attacker had whose result counts.
+        pairs: the most pairs.
     """
 
     threat: str
@@ -85,6 +88,8 @@ class ThreatVerdict:
     best: Row | None
     doubts: tuple[str, ...] = ()
     confirmation: Row | None = None
+    protected: int = 0
+    pairs: int = 0
 
 
 def headline(record: Record) -> str | None:
@@ -149,7 +154,7 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
     Args:
         threat: the threat model.
         rows: all attacks of the audit.
-        missing: attacks that apply but were left out by choice.
+        missing: attacks that reconstruct and apply but were left out by choice.
     """
     able = [row for row in rows if row.threat == threat or row.threat in CONTAINS[threat]]
     confirmation = max((row for row in able if row.attack == CONFIRMATION), key=_strength, default=None)
@@ -157,10 +162,8 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
     judged = [row for row in own if row.outcome in JUDGED]
     best = max(judged, key=_strength, default=None)
     found = None if best is None or best.outcome not in FOUND else best.outcome
-    if found == "breaks":
-        return ThreatVerdict(threat=threat, level=found, best=best, confirmation=confirmation)
     doubts = [f"{row.title}: {row.reason}" for row in own if row.outcome in ("void", "unjudged", "not run")]
-    doubts += [f"{name}: not asked for" for name in missing if name != CONFIRMATION]
+    doubts += [f"{name}: not asked for" for name in missing]
     counted = [row for row in judged if row.outcome != "void"]
     doubts += sorted({doubt for row in counted if row.record is not None for doubt in _weak(row.record)})
     if not any(row.threat == threat and row.attack for row in counted):
@@ -168,7 +171,19 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
     # An attack that runs under several of the threat models raises the same doubt under each.
     different = tuple(dict.fromkeys(doubts))
     level = found or ("open" if different else "held")
-    return ThreatVerdict(threat=threat, level=level, best=best, doubts=different, confirmation=confirmation)
+    return ThreatVerdict(
+        threat=threat,
+        level=level,
+        best=best,
+        doubts=different,
+        confirmation=confirmation,
+        protected=_most(counted, "attacker_protected"),
+        pairs=_most(counted, "attacker_pairs"),
+    )
+
+
+def _most(rows: Sequence[Row], figure: str) -> int:
+    return int(max((row.record["metrics"].get(figure, 0) for row in rows if row.record is not None), default=0))
 
 
 def _strength(row: Row) -> tuple[int, float]:
