@@ -963,6 +963,8 @@ def test_the_cheapest_attack_that_breaks(tmp_path, monkeypatch):
         write_json(tmp_path / f"{name}.json", one)
     write_json(tmp_path / "config.json", {"seed": 0})
     lines = breaks_table(tmp_path).splitlines()
+    # All that was offered, of which an attack may have used less.
+    assert "| what the attacker has |" in lines[0]
     assert len(lines) == 6 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
     assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")
     write_json(
@@ -976,6 +978,11 @@ def test_the_cheapest_attack_that_breaks(tmp_path, monkeypatch):
     write_json(tmp_path / "seen.json", seen)
     viewer = "| mine | large | looking, the mean subtracted | ciphertext | 1,000 protected images |  | 0.040 | 80.0 %"
     assert viewer in breaks_table(tmp_path)
+    # One image is less than many: where both ways break a scheme, looking is the cheaper one.
+    plainly = made(None, reid=(0.6, 0.55, 0.65))
+    both = seen | {name: seen[name] | plainly[name] for name in ("metrics", "intervals")}
+    write_json(tmp_path / "seen.json", both)
+    assert "| mine | large | looking | ciphertext | 1 protected image |  | 0.140 | 60.0 %" in breaks_table(tmp_path)
     seen["intervals"] |= {"reid_within_mean_removed": [0.4, 0.9]}
     write_json(tmp_path / "seen.json", seen)
     assert "looking" not in breaks_table(tmp_path)

@@ -21,12 +21,12 @@ NEEDS = {
     "oracle": "any image protected",
     "gradients": "the scheme itself",
 }
-VIEWER = "looking, the mean subtracted"
-"""What the table calls a viewer, who needs no attack."""
+LOOKING, SUBTRACTING = "looking", "looking, the mean subtracted"
+"""What the table calls viewers, who need no attack."""
 
 HEAD = (
-    "| scheme | data | cheapest attack that breaks it | threat | what it needs | seconds | SSIM | named within class "
-    "| guessing |\n|---|---|---|---|---|---|---|---|---|"
+    "| scheme | data | cheapest attack that breaks it | threat | what the attacker has | seconds | SSIM "
+    "| named within class | guessing |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -42,21 +42,25 @@ def cheapest(records: Sequence[Record]) -> Record | None:
     return min((one for one in records if breaks(one)), key=cost, default=None)
 
 
-def as_attack(record: Any) -> Record | None:
-    """A record as the table takes it, or None where it says nothing of a reconstruction.
+def as_attacks(record: Any) -> list[Record]:
+    """What the table takes of a record: nothing where it says nothing of a reconstruction.
 
-    A viewer who subtracts the mean of many protected images runs no attack, and is taken for one where that is enough
-    to break a scheme.
+    Viewers run no attack, and are taken for attackers where that is enough to break a scheme: one who looks at a single
+    protected image as it is, and one who subtracts the mean of many.
     """
     # Folders of runs hold other JSON files too.
     if not isinstance(record, dict) or record.get("task") not in ("attack", "similarity"):
-        return None
+        return []
     if record["task"] == "similarity":
-        had = {"attacker_protected": float(record["n"])}
-        viewer = mean_removed(record) | {"attack": VIEWER, "threat": "ciphertext", "seconds": None}
-        viewer["metrics"] |= had
-        return viewer if headline(viewer) is not None and breaks(viewer) else None
-    return None if headline(record) in (None, "confirm_top1") else record
+        ways = ((LOOKING, record, 1.0), (SUBTRACTING, mean_removed(record), float(record["n"])))
+        viewers: list[Record] = [
+            seen
+            | {"attack": attack, "threat": "ciphertext", "seconds": None}
+            | {"metrics": seen["metrics"] | {"attacker_protected": had}}
+            for attack, seen, had in ways
+        ]
+        return [viewer for viewer in viewers if breaks(viewer)]
+    return [] if headline(record) in (None, "confirm_top1") else [record]
 
 
 def breaks_table(*folders: Path) -> str:
@@ -69,7 +73,7 @@ def breaks_table(*folders: Path) -> str:
     """
     found: dict[tuple[str, str], list[Record]] = {}
     for record in (one for folder in folders if folder.is_dir() for one in read_records(folder)):
-        if (taken := as_attack(record)) is not None:
+        for taken in as_attacks(record):
             found.setdefault((taken["scheme"], taken["data"]), []).append(taken)
     if not found:
         names = " and ".join(map(str, folders))
@@ -81,10 +85,10 @@ def breaks_table(*folders: Path) -> str:
 
 
 def _images(record: Record) -> str:
-    """The images that an attack used without pairs, in words."""
+    """The images that an attacker had without pairs, in words."""
     protected, plain = (int(record["metrics"].get(f"attacker_{kind}", 0)) for kind in ("protected", "plain"))
     kind = ATTACKS.get(record["attack"])
-    if record["attack"] == VIEWER or (kind is not None and not kind.needs_plain):
+    if record["attack"] in (LOOKING, SUBTRACTING) or (kind is not None and not kind.needs_plain):
         return f"{protected:,} protected image{'s' if protected > 1 else ''}"
     return f"{protected:,} protected, {plain:,} plain images"
 
