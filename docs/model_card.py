@@ -56,6 +56,11 @@ def telling(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*kept.values()]
 
 
+def silent(row: dict[str, Any]) -> bool:
+    """Whether a record says nothing: its attack failed, and its controls are open. A success proves itself."""
+    return bool(row["void"]) and finding(row) == "nothing"
+
+
 def earlier_note(rows: Iterable[dict[str, Any]]) -> list[str]:
     """What the mark on accuracies by the recipe before means, where a table has one."""
     data = sorted({row["data"] for row in rows if row["earlier"]})
@@ -210,7 +215,7 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
 
 def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
     """What attacks on the scheme got, where that is recorded."""
-    all_rows = telling(r for r in records if r["task"] == "attack" and r["scheme"] == name and not r["void"])
+    all_rows = telling(r for r in records if r["task"] == "attack" and r["scheme"] == name and not silent(r))
     rows = [row for row in all_rows if "ssim" in row["metrics"]]
     confirming = [row for row in all_rows if row not in rows]
     if not rows:
@@ -246,7 +251,7 @@ def confirmed(row: dict[str, Any]) -> str:
     return (
         f"Without reconstructing anything, `{row['attack']}` ({row['threat']}) tells which of "
         f"{metrics['confirm_candidates']:,.0f} candidates was protected in {percent(metrics['confirm_top1'])} of the "
-        f"cases on {row['data']}; guessing does in {percent(row['floors']['chance']['confirm_top1'])}.\n"
+        f"cases on {row['data']}; guessing does in {percent(guess(row, 'confirm_top1') or 0)}.\n"
     )
 
 
@@ -303,7 +308,7 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
     rows += telling(row for row in records if row["task"] in ("attack", "similarity") and row["scheme"] == name)
     for row in rows:
         ours = row["scheme"] == name or (row["scheme"] == "none" and row["task"] == "classify")
-        if not ours or row["task"] not in MEASURED or row["preset"] not in (None, "quick") or row["void"]:
+        if not ours or row["task"] not in MEASURED or row["preset"] not in (None, "quick") or silent(row):
             continue
         what = f"{row['attack']}, {row['threat']}" if row["task"] == "attack" else row["task"]
         kind = ", plain images" if row["scheme"] == "none" else ""
