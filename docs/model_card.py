@@ -202,9 +202,10 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         "without a viewer and without a warm start (preset `literal`). It does not ship. The perceptual distance (6) "
         "has no bound, and at the scale at which features have mean 1 it drowns everything else: at the last step it "
         f"is {last['L_p']:.0f}, the loss (8) of the VGG13 {last['L_c']:.1f} (guessing among ten classes has "
-        f"{math.log(10):.1f}), and the images are all "
-        "but one colour. What else differs in them can hardly be seen, but for a striped area in two of the sixteen "
-        "below, and still names the photograph. Photographs of 96 pixels, plain on the left:",
+        f"{math.log(10):.1f}). "
+        "Protected images are made of areas of three kinds, magenta, cyan and stripes, some of the coarse shape of "
+        "what was there: below a patch stands for the watch, the starfish and the chandelier, and nothing for the "
+        "turtle. Photographs of 96 pixels, plain on the left:",
         "",
         "![gan-literal](gan-literal.png)",
         "",

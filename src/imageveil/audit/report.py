@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from imageveil.audit.charts import Chart
-from imageveil.errors import RunError
+from imageveil.images.sinks import write_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +123,9 @@ def render(page: Page) -> str:
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write the page, atomically.
+    """Write the page, complete or not at all.
 
     Raises:
         RunError: it could not be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(render(page), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write the page {path}: {error.strerror}") from error
+    write_files([(path, render(page).encode())])
