@@ -326,14 +326,33 @@ def test_labels_teach_the_unet_alone_at_first(tiles, tmp_path):
     unlabelled = weights_after(replace(given, labels=None), values, 1, tmp_path / "e")
     assert {key.split(".")[0] for key in published} == {"generator", "discriminator"}
     assert published.keys() == unlabelled.keys()
-    made = make_attack("gan", values | {"epochs": 1})
-    assert made.fit(given, CONDITIONS).figures()["labels"] == 1
-    assert made.fit(replace(given, labels=None), CONDITIONS).figures()["labels"] == 0
     assert all(torch.equal(value, unlabelled[key]) for key, value in published.items())
     blocks = weights_after(known("tanaka", tiles[:64], tiles[100:180]), values, 1, tmp_path / "f")
     assert {key.split(".")[0] for key in blocks} == {"generator", "discriminator"}
     with pytest.raises(UsageError, match="labels=some: use one of"):
         make_attack("gan", {"labels": "some"})
+
+
+def test_a_record_says_whether_labels_taught_a_generator(tiles):
+    def figure(name: str, scheme: str, **values) -> list[float | None]:
+        """The figure `labels` with all labels, with those of the protected images alone, and with none."""
+        labelled = known(scheme, tiles[:32], tiles[100:140])
+        half = replace(labelled, plain_labels=None)
+        attack = make_attack(name, SMALL[name] | {"epochs": 1, "protected": 32} | values)
+        every = labelled, half, replace(half, labels=None)
+        return [attack.fit(given, CONDITIONS).figures().get("labels") for given in every]
+
+    # Without plain images nothing ties a class to how it looks.
+    assert figure("sia-gan", "tanaka") == figure("gan", "random-conv") == [1, 0, 0]
+    assert figure("gan", "random-conv", labels="no") == [0, 0, 0]
+    assert figure("gan", "tanaka") == [None, None, None]
+    asked = make_attack("gan", SMALL["gan"] | {"epochs": 1, "protected": 32, "labels": "yes"})
+    for scheme in ("random-conv", "tanaka", "colour-order"):
+        given = known(scheme, tiles[:32], tiles[100:140])
+        assert asked.fit(given, CONDITIONS).figures()["labels"] == 1
+        for lacking in ("labels", "plain_labels"):
+            with pytest.raises(UsageError, match="labels=yes needs protected and plain images with labels"):
+                asked.fit(replace(given, **{lacking: None}), CONDITIONS)
 
 
 def test_rates_of_the_pixel_generator_fall(tiles, monkeypatch):

@@ -1,12 +1,11 @@
 """A classifier that reads an image's class off what a generator makes of it, and learns along with the generator.
 
 After SIA-GAN (Madono et al., IEEE Access 2021), whose classifier is a PyramidNet. Chosen here: the small network of the
-`quick` preset, which also learns from plain images where their labels are known, so that a class must be shown by what
-shows it in real images. It sees all images shifted and mirrored, lest a generator learns by heart what makes it say a
-label.
+`quick` preset, which also learns from plain images, so that a class must be shown by what shows it in real images:
+without plain labels it would agree with the generator on marks of their own. It sees all images shifted and mirrored,
+lest a generator learns by heart what makes it say a label.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ class ClassReader:
     """The classifier with the labels that an attacker has.
 
     Args:
-        knowledge: whose protected images have labels; those of the plain images are used if they are known.
+        knowledge: whose protected and plain images have labels.
         conditions: seed and device.
         width: channels of its first block; the others have twice and four times as many.
 
@@ -36,10 +35,9 @@ class ClassReader:
     """
 
     def __init__(self, knowledge: Knowledge, conditions: Conditions, width: int) -> None:
-        assert knowledge.labels is not None
+        assert knowledge.labels is not None and knowledge.plain_labels is not None
         self.conditions, self.labels, self.plain_labels = conditions, knowledge.labels, knowledge.plain_labels
-        known = [labels for labels in (self.labels, self.plain_labels) if labels is not None]
-        classes = int(torch.stack([labels.max() for labels in known]).max()) + 1
+        classes = int(max(self.labels.max(), self.plain_labels.max())) + 1
 
         def make() -> nn.Module:
             network = QuickNet(classes, widths=(width, 2 * width, 4 * width))
@@ -47,6 +45,12 @@ class ClassReader:
             return network
 
         [self.network] = seeded(conditions, make)
+
+    @classmethod
+    def of(cls, knowledge: Knowledge, conditions: Conditions, width: int) -> "ClassReader | None":
+        """Make one as described above; None where protected or plain images have no labels of the same classes."""
+        taught = knowledge.labels is not None and knowledge.plain_labels is not None
+        return cls(knowledge, conditions, width) if taught else None
 
     def learned(self) -> list[nn.Parameter]:
         """What is learned of it; its first layer is set from plain images for good."""
@@ -64,11 +68,9 @@ class ClassReader:
         device = self.conditions.device
         drawn = step_generator(self.conditions.seed, step * device.world + device.rank, stream=8)
         # One after the other: batch norm must not mix what is generated with what is real.
-        losses = {"class": self.loss(crop_and_flip(guess, drawn, padding=SHIFT), self.labels[chosen[0]])}
-        if self.plain_labels is not None:
-            views = crop_and_flip(plain, drawn, padding=SHIFT)
-            losses["plain class"] = self.loss(views, self.plain_labels[chosen[1]])
-        return losses
+        generated = self.loss(crop_and_flip(guess, drawn, padding=SHIFT), self.labels[chosen[0]])
+        real = self.loss(crop_and_flip(plain, drawn, padding=SHIFT), self.plain_labels[chosen[1]])
+        return {"class": generated, "plain class": real}
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the classifier on float images (N, 3, H, W) in [0, 1]."""

@@ -44,8 +44,9 @@ class GANAttack(Attack):
         generator: `pixel`, `block`, `unet`, or `auto`: by what is published about the scheme.
         places: which scores of the discriminator count: `one`, of the most plain-looking part, as published; `all`; or
             `auto`, which is `one` for the generator for blocks alone.
-        labels: whether a classifier must read the classes off what is generated (see `ClassReader`), where they are
-            known: `yes`; `no`, as published; or `auto`, which is `yes` for the U-Net alone.
+        labels: whether a classifier must read the classes off what is generated (see `ClassReader`): `yes`; `no`, as
+            published; or `auto`, which is `yes` for the U-Net alone, and there only if protected and plain images have
+            labels of the same classes.
         falling: whether the learning rates fall to zero along a cosine: `yes`; `no`, as published; or `auto`, which is
             `yes` for the generator for pixels alone.
         colours: whether what comes out gets the distribution of colours of plain images: `yes`; `no`, as published; or
@@ -149,7 +150,7 @@ class GANAttack(Attack):
             generator,
             conditions,
             knowledge,
-            labels=reader is not None if kind == "unet" else None,
+            labels=reader is not None if kind == "unet" or self.labels == "yes" else None,
             colours=_chosen(self.colours, kind == "pixel"),
         )
 
@@ -168,9 +169,19 @@ class GANAttack(Attack):
         return AttackDiscriminator(everywhere=everywhere)
 
     def make_reader(self, knowledge: Knowledge, conditions: Conditions) -> ClassReader | None:
-        """The classifier that the generator must satisfy; None where labels are unknown or left out."""
+        """The classifier that the generator must satisfy; None where labels are unknown or left out.
+
+        Raises:
+            UsageError: `labels` asks for it, and there are none.
+        """
         used = _chosen(self.labels, self._generator(knowledge.scheme) == "unet")
-        return ClassReader(knowledge, conditions, self.width) if used and knowledge.labels is not None else None
+        reader = ClassReader.of(knowledge, conditions, self.width) if used else None
+        if reader is None and self.labels == "yes":
+            raise UsageError(
+                "labels=yes needs protected and plain images with labels of the same classes; leave labels or --plain "
+                "out, or give others"
+            )
+        return reader
 
     def _generator(self, scheme: PublicScheme) -> str:
         if self.generator != "auto":

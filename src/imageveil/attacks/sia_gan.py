@@ -4,7 +4,7 @@ Madono et al., "SIA-GAN: Scrambling Inversion Attack Using Generative Adversaria
 attacker has protected images with their labels and unpaired plain images. The generator plays against a discriminator
 with self-attention (hinge loss), and a classifier that learns along with it must read the class off what it generates
 (cross-entropy, weight 1, as in the authors' code; the paper's equation has the adversarial term alone, and so has this
-where there are no labels).
+where protected or plain images have no labels).
 
 Chosen here: all block positions start from the same weights and learn as one at first, all rates fall along a cosine,
 and a generator that sets out for negatives is turned round early, while its classifier has not got used to them.
@@ -96,7 +96,7 @@ class SIAGAN(Attack):
         [positions] = (layer for layer in generator.modules() if isinstance(layer, BlockPositions))
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         learned = [*generator.parameters()]
-        reader = None if knowledge.labels is None else ClassReader(knowledge, conditions, self.width)
+        reader = ClassReader.of(knowledge, conditions, self.width)
         if reader is not None:
             networks["classifier"] = reader.network
             learned += reader.learned()
