@@ -393,6 +393,23 @@ def test_large_images_and_missing_labels(photograph):
         assert attack.fit(given, CONDITIONS).reconstruct(large[:2]).shape == (2, 3, 96, 96)
 
 
+@pytest.mark.parametrize(("name", "scheme"), [("sia-gan", "tanaka"), ("gan", "random-conv"), ("gan", "tanaka")])
+def test_a_step_has_two_images_of_either_kind(name, scheme, tiles):
+    small = tiles[:, :, :16, :16].contiguous()
+    attack = make_attack(name, SMALL[name] | {"epochs": 1, "protected": 2})
+    block = 16 if (name, scheme) == ("gan", "tanaka") else None  # the whole image
+    given = known(scheme, small[:2], small[2:4], block=block)
+    assert attack.fit(given, CONDITIONS).reconstruct(given.protected).shape == (2, 3, 16, 16)
+    one_protected = replace(given, protected=given.protected[:1], labels=given.labels[:1])
+    one_plain = replace(given, plain=given.plain[:1], plain_labels=given.plain_labels[:1])
+    for values, fewer in (({}, one_protected), ({}, one_plain), ({"batch": 1}, given), ({"protected": 1}, given)):
+        with pytest.raises(UsageError, match=f"{name} needs at least two protected and two plain images a step"):
+            replace(attack, **values).fit(fewer, CONDITIONS)
+    # Two processes share every batch.
+    with pytest.raises(UsageError, match="for every process"):
+        Unpaired(given, 2, replace(CONDITIONS, device=replace(CONDITIONS.device, world=2))).require_two(name)
+
+
 def test_few_or_large_images_get_as_many_steps_as_the_controls(tiles):
     def batches(number: int, side: int = 32, **options) -> Unpaired:
         images = torch.zeros(1, dtype=torch.uint8).expand(number, 3, side, side)

@@ -346,6 +346,7 @@ def test_attacks_that_train_an_inverse_take_that_of_their_budget():
     [
         ("gan", {}, "none", 12),
         ("sia-gan", {}, "none", 6),
+        ("sia-gan", {}, "none", 8),  # with labels, of which its discriminator knows nothing
         ("unshared-weights", {}, "none", 12),
         ("inverse-network", {}, "none", 2),
         ("jigsaw", {}, "block-permute", 16),

@@ -14,7 +14,7 @@ from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import seeded
 from imageveil.images.augment import crop_and_flip
 from imageveil.networks.vgg import QuickNet
-from imageveil.training.loop import step_generator
+from imageveil.training.loop import require_size, step_generator
 
 WHITENING_SAMPLE = 2000
 
@@ -32,10 +32,14 @@ class ClassReader:
 
     Attributes:
         network: the classifier, float (N, 3, H, W) in [0, 1] to logits.
+
+    Raises:
+        UsageError: the images are too small for it.
     """
 
     def __init__(self, knowledge: Knowledge, conditions: Conditions, width: int) -> None:
         assert knowledge.labels is not None and knowledge.plain_labels is not None
+        require_size(knowledge.plain, QuickNet.smallest, "the classifier of generated images")
         self.conditions, self.labels, self.plain_labels = conditions, knowledge.labels, knowledge.plain_labels
         classes = int(max(self.labels.max(), self.plain_labels.max())) + 1
 

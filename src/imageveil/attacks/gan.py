@@ -122,6 +122,7 @@ class GANAttack(Attack):
             for weights in (learned, discriminator.parameters())
         ]
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
+        batches.require_two(self.name)
         steps = self.epochs * batches.per_epoch
 
         def step(number: int) -> dict[str, Tensor]:

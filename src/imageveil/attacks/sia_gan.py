@@ -105,6 +105,7 @@ class SIAGAN(Attack):
             torch.optim.Adam(discriminator.parameters(), lr=self.discriminator_rate, betas=ADAM_BETAS),
         ]
         batches = Unpaired(knowledge, self.batch, conditions, most=self.protected, full=self.full_batch)
+        batches.require_two(self.name)
         steps = self.epochs * batches.per_epoch
 
         def step(number: int) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from imageveil.attacks.base import Conditions, Reconstruction
 from imageveil.attacks.colours import ColourTransfer
 from imageveil.attacks.knowledge import Knowledge
 from imageveil.attacks.learning import batch_for, to_images
+from imageveil.errors import UsageError
 from imageveil.training.device import Device
 from imageveil.training.loop import epoch_batches
 
@@ -122,6 +123,18 @@ class Unpaired:
         self.batch = batch if full else batch_for(batch, knowledge.protected)
         self.count = len(knowledge.protected[:most])
         self.per_epoch = max(1, max(self.count, min(EPOCH, most or EPOCH)) // batch)
+
+    def require_two(self, attack: str) -> None:
+        """Refuse steps with a single image of either kind: batch norm has nothing to compare it with.
+
+        Raises:
+            UsageError: a process gets a single one.
+        """
+        if min(self.batch, self.count, len(self.knowledge.plain)) < 2 * self.conditions.device.world:
+            raise UsageError(
+                f"{attack} needs at least two protected and two plain images a step for every process; give it more "
+                "images or a larger batch"
+            )
 
     def indices(self, step: int) -> tuple[Tensor, Tensor]:
         """Which protected and which plain images a step uses."""
