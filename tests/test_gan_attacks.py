@@ -287,6 +287,33 @@ def test_sia_gan_turns_a_generator_of_negatives_once(negative, tiles, monkeypatc
     assert torch.equal(before, after) != negative
 
 
+def test_sia_gan_looks_at_the_sign_before_some_steps(tiles, monkeypatch):
+    looked: list[int] = []
+    monkeypatch.setattr(sia_gan, "SIGN_STEPS", (1, 3, 60))
+    monkeypatch.setattr(sia_gan, "turn_if_negative", lambda generator, *_: looked.append(len(seen)))
+    seen: list[Tensor] = []
+    monkeypatch.setattr(ClassReader, "losses", lambda own, guess, *_: seen.append(guess) or {})
+    make_attack("sia-gan", SMALL["sia-gan"]).fit(known("none", tiles[:48], tiles[100:140]), CONDITIONS)
+    assert len(seen) == 6 and looked == [1, 3]
+
+
+def test_processes_turn_a_generator_alike(tiles, monkeypatch):
+    """Each has batch statistics of its own share; the decision must not depend on them."""
+    generators = [sia_generator(32, 32, 4, channels=4) for _ in range(2)]
+    generators[1].load_state_dict(generators[0].state_dict())
+    for generator, share in zip(generators, (tiles[:8], 255 - tiles[8:16]), strict=True):
+        generator(share.float() / 255)
+    buffers = [[buffer.clone() for buffer in one.buffers() if buffer.is_floating_point()] for one in generators]
+    judged: list[Tensor] = []
+    monkeypatch.setattr(sia_gan, "skewed_otherwise", lambda guesses, plain: judged.append(guesses) or True)
+    for rank, generator in enumerate(generators):
+        others = iter(buffers[1 - rank])
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda buffer, others=others: buffer.add_(next(others)))
+        here = replace(CONDITIONS, device=replace(CONDITIONS.device, rank=rank, world=2))
+        turn_if_negative(generator, known("none", tiles[:64], tiles[64:128]), here)
+    assert torch.equal(*judged)
+
+
 def test_a_classifier_of_generated_images_sees_them_shifted(tiles, monkeypatch):
     """What a generator draws for it must hold wherever it lies, and be learned from."""
     given = known("none", tiles[:48], tiles[100:140])

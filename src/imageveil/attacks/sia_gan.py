@@ -26,6 +26,7 @@ from imageveil.attacks.learning import learn, seeded, to_images
 from imageveil.attacks.unpaired import SAMPLE, Generated, Unpaired, update
 from imageveil.networks.sia_gan import BlockPositions, SIADiscriminator, sia_generator
 from imageveil.presets.ranges import Count, Rate, Share
+from imageveil.training.device import average_buffers
 from imageveil.training.loop import require_size
 from imageveil.training.optimizers import set_rates
 
@@ -150,8 +151,10 @@ class SIAGAN(Attack):
 def turn_if_negative(generator: nn.Module, knowledge: Knowledge, conditions: Conditions) -> None:
     """Negate the last layer of a generator whose images are skewed the other way from plain ones.
 
-    There is no bias after that layer, so that what is generated becomes its negative.
+    There is no bias after that layer, so that what is generated becomes its negative. Several processes decide alike,
+    by the mean of their batch statistics.
     """
+    average_buffers(conditions.device, generator)
     generator.eval()
     guesses = to_images(generator, knowledge.protected[:SAMPLE], conditions)
     generator.train()
@@ -164,8 +167,8 @@ def skewed_otherwise(guesses: Tensor, plain: Tensor) -> bool:
     """Whether the brightness of images has its longer tail where that of plain ones has the shorter.
 
     Of some kinds of photographs a few are much brighter than the rest, of others darker; of negatives it is the other
-    way round, however blurred they are. Unlike mean images (`gan.is_negative`) it does not need a generator that treats
-    all positions alike.
+    way round, however blurred they are. Unlike mean images (`unpaired.is_negative`) it does not need a generator that
+    treats all positions alike.
 
     Args:
         guesses: uint8 (N, 3, H, W).
