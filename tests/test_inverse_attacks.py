@@ -318,6 +318,41 @@ def test_sdar_resumes_and_takes_labels(tiles, tmp_path):
         attack.fit(replace(given, plain_labels=None))
 
 
+def test_a_step_of_sdar_moves_each_network_by_its_own_loss(tiles):
+    given = known("recipe", "random-conv", tiles[:48], classifier=lambda x: x.mean(dim=(2, 3)))
+    values = TINY | {"lambda1": 0.7, "lambda2": 0.3, "flips": 0.0, "padding": 0}
+    game = Game(make_attack("sdar", values, preset="smoke"), given, Conditions(device=CPU))
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {"protected_critic": [], "plain_critic": []}
+    for name, judged in calls.items():
+
+        def noted(_critic, inputs, scores, judged=judged):
+            scores.retain_grad()
+            judged.append((inputs[0].detach(), scores))
+
+        game.networks[name].register_forward_hook(noted)
+    losses = game.step(0)
+
+    def are(images: Tensor, kept: Tensor) -> bool:
+        """Whether each image is one of the kept ones, mirrored or not, up to the noise that hides their rounding."""
+        both = torch.cat([kept, kept.flip(-1)]).float() / 255
+        return all((both - image).abs().amax(dim=(1, 2, 3)).min() < 0.5 / 255 + 1e-6 for image in images)
+
+    critics = 0.0
+    for name, real, weight, loss in (
+        ("protected_critic", given.protected, 0.7, losses["passed"]),
+        ("plain_critic", given.plain, 0.3, losses["natural"]),
+    ):
+        # What simulator and decoder make has to pass for real; then the critic tells it from what is.
+        (made, passing), (true, accepted), (same, rejected) = calls[name]
+        assert torch.equal(made, same) and are(true, real) and not are(made, real)
+        assert torch.allclose(passing.grad, -weight * torch.sigmoid(-passing) / len(made))
+        assert torch.allclose(accepted.grad, -torch.sigmoid(-accepted) / len(true))
+        assert torch.allclose(rejected.grad, torch.sigmoid(rejected) / len(made))
+        assert loss.item() == pytest.approx(F.softplus(-passing).mean().item())
+        critics += (F.softplus(-accepted).mean() + F.softplus(rejected).mean()).item() / 4
+    assert losses["critics"].item() == pytest.approx(critics)
+
+
 def test_sdar_knows_nothing_of_the_owners_seed(tiles):
     shape = {"widths": [4, 8, 8], "field": 2}
     torch.manual_seed(0)
