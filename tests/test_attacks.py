@@ -172,6 +172,17 @@ def test_jigsaw_is_judged_on_padded_images_too(large: ImageArrays) -> None:
     assert found["passed"], describe_control(found)
 
 
+def test_jigsaw_undoes_what_was_done_to_pieces(large: ImageArrays) -> None:
+    scheme, changes = SCHEMES["compressible"](bytes(32), block=16), Changes(full=True)
+    found = make_attack("jigsaw").fit(build_knowledge("ciphertext", scheme, large, images=2))
+    shown, plain = (
+        images[0].permute(1, 2, 0).numpy() - np.float32(127.5)
+        for images in (found.reconstruct(scheme.protect(large.images[:1])), large.images)
+    )
+    # What was done to all of the picture the pieces cannot say.
+    assert any(np.array_equal(shown, changes.apply(plain, member)) for member in range(len(changes.members)))
+
+
 # These need minutes to succeed: their controls alone say whether they do. `test_gan_attacks.py` runs some steps.
 LONG = {"gan", "sia-gan"}
 
