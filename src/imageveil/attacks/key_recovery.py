@@ -14,7 +14,7 @@ from torch import Tensor
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.key_matching import LAYOUTS, recover_places, recover_scramble, recover_table
 from imageveil.attacks.knowledge import Knowledge
-from imageveil.attacks.pixel_statistics import apply_pixel_key, hypotheses
+from imageveil.attacks.pixel_statistics import PixelKey, hypotheses
 from imageveil.presets.ranges import Count
 from imageveil.schemes.blocks import PlaceMap, block_places, look_up, pad_to_blocks
 
@@ -63,17 +63,6 @@ def recover_pixels(plain: Tensor, protected: Tensor) -> NDArray[np.float64]:
     errors = [np.abs(given @ key.T - target).sum(axis=(0, -1)) for key in keys]
     matrices: NDArray[np.float64] = keys[np.argmin(errors, axis=0)]
     return matrices
-
-
-class PixelKey(Reconstruction):
-    """A key of `pixel-same`."""
-
-    def __init__(self, matrices: NDArray[np.float64]) -> None:
-        self.matrices = matrices
-
-    def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Decode with the key; see `Reconstruction.reconstruct`."""
-        return apply_pixel_key(protected, self.matrices)
 
 
 class Places(Reconstruction):

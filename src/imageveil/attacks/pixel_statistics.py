@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imageveil.attacks.base import Reconstruction
+
 Array = NDArray[np.float64]
 
 OFFSETS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
@@ -115,8 +117,19 @@ def recover_pixel_key(protected: Tensor, plain: Tensor, *, pool: bool) -> Array:
     return matrices
 
 
+class PixelKey(Reconstruction):
+    """The whole key of `pixel-same`: matrices (H, W, 3, 3), which turn protected colours back about mid-grey."""
+
+    def __init__(self, matrices: Array) -> None:
+        self.matrices = matrices
+
+    def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Decode with the key; see `Reconstruction.reconstruct`."""
+        return apply_pixel_key(protected, self.matrices)
+
+
 def apply_pixel_key(protected: Tensor, matrices: Array) -> Tensor:
-    """Decode uint8 images (N, 3, H, W) with the matrices (H, W, 3, 3) of `recover_pixel_key`."""
+    """Decode uint8 images (N, 3, H, W) with the matrices (H, W, 3, 3) of a `PixelKey`."""
     turn = torch.from_numpy(matrices).float()
     parts = [torch.einsum("yxij,njyx->niyx", turn, part.float() - 127.5) + 127.5 for part in protected.split(500)]
     return torch.cat(parts).round().clamp(0, 255).to(torch.uint8)

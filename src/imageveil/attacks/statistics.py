@@ -19,7 +19,7 @@ from imageveil.attacks import block_statistics as blocks
 from imageveil.attacks.assignment import match_correlations
 from imageveil.attacks.base import Attack, Conditions, Reconstruction
 from imageveil.attacks.knowledge import Knowledge
-from imageveil.attacks.pixel_statistics import apply_pixel_key, recover_pixel_key
+from imageveil.attacks.pixel_statistics import PixelKey, recover_pixel_key
 from imageveil.attacks.place_statistics import MovedPatches, MovedPixels
 from imageveil.presets.ranges import Count
 from imageveil.schemes.blocks import pad_to_blocks
@@ -141,17 +141,6 @@ class Statistics(Attack):
         found = MovedBlocks(seen, MOVED[name], starts=self.starts, inside=inside, seed=seed)
         found.choose_side(knowledge.protected, pad_to_blocks(knowledge.plain, block))
         return found
-
-
-class PixelKey(Reconstruction):
-    """The whole key of `pixel-same`: matrices (H, W, 3, 3)."""
-
-    def __init__(self, matrices: NDArray[np.float64]) -> None:
-        self.matrices = matrices
-
-    def reconstruct(self, protected: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Decode with the key that was found; see `Reconstruction.reconstruct`."""
-        return apply_pixel_key(protected, self.matrices)
 
 
 class SharedBlocks(Reconstruction):
