@@ -42,7 +42,8 @@ class SDAR(Attack):
         critic_lr: Adam's rate for the discriminators, falling likewise.
         lambda1: weight of the discriminator that tells simulated from protected images.
         lambda2: weight of the discriminator that tells decoded protected images from plain ones.
-        flips: share of labels that decoder and discriminators get wrong, so that neither leans on them alone.
+        flips: share of labels in whose place decoder and discriminators get one drawn from all classes, so that neither
+            leans on them alone.
         widths: channels of the decoder, a U-Net, at full, half, quarter, ... resolution.
         padding: pixels of the random crop of the attacker's plain images.
     """

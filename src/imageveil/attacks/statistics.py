@@ -92,9 +92,12 @@ class Statistics(Attack):
     Attributes:
         protected: how many protected images to use at most.
         plain: how many plain images to use at most.
-        pool: take plain statistics to be alike at every place; right where plain images are few or of another kind.
-        starts: starts of the quadratic assignments that order blocks and the places inside them.
-        inside: put in order what lies inside blocks; without, the result is a grey thumbnail.
+        pool: for `pixel-same`, take plain statistics to be alike at every place; right where plain images are few or of
+            another kind.
+        starts: starts of the quadratic assignments that order blocks or patches and the places inside blocks: for
+            `tanaka`, `extended`, `compressible`, `patch-permutation`, `block-shuffle` and `block-permute`.
+        inside: for block schemes, `patch-permutation` apart, put in order what lies inside blocks; without, the result
+            is a grey thumbnail.
     """
 
     name: ClassVar[str] = "statistics"
