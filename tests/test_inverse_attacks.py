@@ -123,6 +123,11 @@ def test_front_follows_from_the_algorithm():
     for name, size in (("wide", (32, 32)), ("block", (30, 32)), ("dense", (96, 96))):
         with pytest.raises(UsageError, match="front"):
             make_front(name, scheme, size)
+    # Without blocks there is no smaller one than `plain`.
+    assert front("shuffle", (96, 96), block=None) == "FieldFront"
+    for block, advised in ((4, "block"), (None, "plain")):
+        with pytest.raises(UsageError, match=f"use front={advised}"):
+            make_front("dense", replace(scheme, block=block), (96, 96))
 
 
 @pytest.mark.parametrize("network", ["unet", "residual"])
@@ -276,6 +281,18 @@ def test_a_run_belongs_to_the_scheme_that_its_attacker_made(tiles, tmp_path):
     assert own_scheme(first, 0).digest == own_scheme(other, 0).digest != own_scheme(given, 0).digest
     negative, same = ({"surrogate": change} for change in (lambda x, *_: 255 - x, lambda x, *_: x))
     assert own_scheme(replace(given, recipe=negative), 0).digest != own_scheme(replace(given, recipe=same), 0).digest
+
+
+def test_only_an_attacker_under_recipe_has_a_use_for_a_surrogate(tiles, tmp_path):
+    SCHEMES["pixel-same"](bytes([1] * 32)).save(tmp_path / "own")
+    values = {"surrogate": str(tmp_path / "own")}
+    attack = make_attack("inverse-network", {"steps": 1, **TINY, **values})
+    attack.fit(known("recipe", "pixel-same", tiles[:32]), Conditions(device=CPU))
+    for threat in ("pairs", "oracle"):
+        with pytest.raises(UsageError, match=f"surrogate=.* is for the threat recipe, not {threat}"):
+            attack.fit(known(threat, "pixel-same", tiles[:32]), Conditions(device=CPU))
+    assert InverseNetwork.threats_against("pixel-same", values, {}) == ("recipe",)
+    assert InverseNetwork.threats_against("pixel-same", {}, {}) == InverseNetwork.threats
 
 
 def test_inverse_learns_position_keys(tiles):

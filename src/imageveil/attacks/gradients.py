@@ -2,7 +2,8 @@
 
 Minimise ||h(x) - z||^2 plus total variation over the image x (as in gradient inversion, Geiping et al. 2020,
 arXiv 2003.14053), or over the weights of a random U-Net per batch (deep image prior, Ulyanov et al. 2018,
-arXiv 1711.10925). Images are optimised together, each on its own: no term joins two of them.
+arXiv 1711.10925). Pixels are optimised together, each image on its own: no term joins two of them. Images of a batch
+share the weights and batch norm of their U-Net.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ NETWORK_WIDTHS = (32, 64, 128)
 @dataclass(frozen=True, kw_only=True)
 class Gradients(Attack):
     """Optimise images until they protect to what was seen.
+
+    A run directory keeps the inverse network that `start=inverse` trains; the search itself is not stored, nor resumed.
 
     Attributes:
         prior: `image` optimises pixels under total variation; `network` the weights of a random U-Net.

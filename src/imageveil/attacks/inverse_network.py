@@ -119,6 +119,20 @@ class InverseNetwork(Attack):
             raise UsageError(f"there is no budget {budget!r}; use one of: {', '.join(cls.budgets)}")
         return cls(**cls.budgets[budget])
 
+    @classmethod
+    def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """Only an attacker without pairs of the scheme itself has a use for a surrogate. See `Attack`."""
+        return ("recipe",) if values.get("surrogate") is not None else super().threats_against(scheme, values, recipe)
+
+    def require(self, knowledge: Knowledge) -> None:
+        """Also refuse a surrogate under other threats than `recipe`. See `Attack.require`."""
+        super().require(knowledge)
+        if self.surrogate is not None and knowledge.threat != "recipe":
+            raise UsageError(
+                f"surrogate={self.surrogate} is for the threat recipe, not {knowledge.threat}, whose attacker has "
+                "pairs of the scheme itself; leave it out"
+            )
+
     def fit(
         self, knowledge: Knowledge, conditions: Conditions | None = None, *, stop_after: int | None = None
     ) -> Reconstruction:
@@ -299,10 +313,11 @@ def make_front(name: str, scheme: PublicScheme, size: tuple[int, int]) -> Front:
     """
     halves = scheme.name in HALVED
     affordable = (6 if halves else 3) * size[0] * size[1] <= LARGEST_DENSE
+    smaller = "block" if scheme.block and scheme.block > 1 else "plain"
     if name == "auto":
         name = FRONTS.get(scheme.name, "plain")
         if name == "dense" and not affordable:
-            name = "block" if scheme.block and scheme.block > 1 else "plain"
+            name = smaller
     if name in ("plain", "field"):
         return FieldFront(size, patterns=8 if name == "field" else 0)
     if name == "position":
@@ -314,6 +329,6 @@ def make_front(name: str, scheme: PublicScheme, size: tuple[int, int]) -> Front:
         return BlockFront(block, halves=halves)
     if name == "dense":
         if not affordable:
-            raise UsageError(f"images of {size[1]}x{size[0]} pixels are too large for front=dense; use front=block")
+            raise UsageError(f"images of {size[1]}x{size[0]} pixels are too large for front=dense; use front={smaller}")
         return DenseFront(size, halves=halves)
     raise UsageError(f"there is no front {name!r}; use auto, plain, field, position, block or dense")
