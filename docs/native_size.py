@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imageveil.audit.metrics import ssim
 from imageveil.audit.sheets import sheet
+from imageveil.audit.similarity import computed_on
 from imageveil.deploy.demo import protect_photographs
 from imageveil.records import record, write_json
 from imageveil.schemes import load_scheme
@@ -50,6 +51,7 @@ def main() -> None:
         n=len(plain),
         metrics={"ssim": mean_ssim(list(zip(plain, protected, strict=True)))},
         floors={"blind": {"ssim": mean_ssim(list(zip(plain, grey, strict=True)))}},
+        device=computed_on(scheme),
         seconds=round(time.monotonic() - begun, 1),
     )
     write_json(ROOT / "results" / "similarity" / f"scikit-image-{name}.json", found)
