@@ -1,6 +1,7 @@
 """Each algorithm on examples worked by hand and published, and against an independent implementation."""
 
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -141,14 +142,17 @@ def test_statistics_of_places_against_theory(tiles):
     assert (difference / (histogram + histogram.flip(0)).clamp(min=1).sqrt()[:128]).abs().max() < 5
 
 
-scramblekit = pytest.importorskip("scramblekit.scramble", reason="the independent implementation is not installed")
+@pytest.fixture(scope="module")
+def scramblekit() -> ModuleType:
+    """The independent implementation, for the tests that ask for it alone."""
+    return pytest.importorskip("scramblekit.scramble", reason="the independent implementation is not installed")
 
 
 def channels_last(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def test_learnable_encryption_against_scramblekit(tiles):
+def test_learnable_encryption_against_scramblekit(scramblekit, tiles):
     """The oracle reverses the places {j : K[j] > 48} before and after the gather."""
     order = scramblekit.paper_le_keys()[0]
     places = learnable_encryption(block_places(32, 32, 4), order, order > 48)
@@ -159,7 +163,7 @@ def test_learnable_encryption_against_scramblekit(tiles):
     assert (channels_last(out) == scramblekit.LE(key="paper")(channels_last(tiles))).all()
 
 
-def test_block_scrambling_against_scramblekit(tiles):
+def test_block_scrambling_against_scramblekit(scramblekit, tiles):
     scheme = SCHEMES["block-permute"](KEY)
     order = scheme.place_map(32, 32).index.view(3, 32, 32)[0, ::4, ::4]
     blocks = (order // 128 * 8 + order % 32 // 4).flatten().numpy()
@@ -167,7 +171,7 @@ def test_block_scrambling_against_scramblekit(tiles):
     assert (channels_last(scheme.protect(tiles)) == oracle).all()
 
 
-def test_compressible_against_scramblekit(tiles):
+def test_compressible_against_scramblekit(scramblekit, tiles):
     """The oracle transforms blocks first and moves them last, and counts its codes in another way."""
     scheme = SCHEMES["compressible"](KEY)
     blocks, turns, negative, colours = scheme.key_arrays(32, 32)
@@ -185,7 +189,7 @@ def test_compressible_against_scramblekit(tiles):
     assert (channels_last(scheme.protect(tiles)) == oracle).all()
 
 
-def test_pixel_based_encryption_against_scramblekit(tiles):
+def test_pixel_based_encryption_against_scramblekit(scramblekit, tiles):
     scheme = SCHEMES["pixel-same"](KEY)
     flips, swaps = scheme.key_masks(32, 32)
     inverted = (flips[0] == 0).permute(1, 2, 0).flatten().numpy().astype(int)
