@@ -81,6 +81,41 @@ def test_cache_is_private_reused_and_deleted(folder, tiles):
     assert not cache_folder().exists()
 
 
+def test_folders_of_one_relative_name_have_caches_of_their_own(tmp_path, tiles, monkeypatch):
+    for number, home in enumerate(("a", "b")):
+        path = tmp_path / home / "photos" / "one.png"
+        path.parent.mkdir(parents=True)
+        picture(tiles[number]).save(path)
+        path.write_bytes(path.read_bytes().ljust(9999, b"\0"))
+        os.utime(path, ns=(10**18, 10**18))  # as copies that keep the time do
+        monkeypatch.chdir(tmp_path / home)
+        assert torch.equal(load_arrays("photos").images, tiles[number : number + 1])
+
+
+def test_a_source_that_is_the_working_directory_has_a_name(folder, tiles, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert open_source(".").name == "set"
+    folder.with_name("link").symlink_to(folder)
+    assert open_source("../link").name == "link"
+    shards = folder.with_name("shards")
+    shards.mkdir()
+    write_rows(shards / "train.parquet", [{"bytes": encoded(picture(tiles[0]), "PNG"), "path": None}])
+    monkeypatch.chdir(shards)
+    assert open_source(".").name == "shards"
+
+
+def test_a_class_of_another_split_numbers_the_classes_of_this_one_anew(tmp_path, tiles):
+    def add(key):
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        picture(tiles[0]).save(tmp_path / key)
+
+    for key in ("train/cat/1.png", "test/cat/1.png"):
+        add(key)
+    assert load_arrays(str(tmp_path), "train").labels.tolist() == [0]
+    add("test/ant/1.png")
+    assert load_arrays(str(tmp_path), "train").labels.tolist() == [1]
+
+
 def test_a_cache_behind_a_link_is_deleted_too(folder, tmp_path, monkeypatch):
     elsewhere = tmp_path / "disk"
     elsewhere.mkdir()

@@ -4,6 +4,7 @@ Every source yields records (key, encoded or decoded image, label) and says what
 """
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,8 @@ class FolderSource:
     """
 
     def __init__(self, root: Path, found: Found, split: str | None = None) -> None:
-        self.name = root.name
-        self.root = root
+        self.name = own_name(root)
+        self.root = root.resolve()
         self.skipped = Skipped(dict(found.unreadable))
         self.tree = read_tree(list(found.images))
         self.files = {
@@ -97,9 +98,9 @@ class FolderSource:
         self.classes = self.tree.classes
 
     def fingerprint(self) -> str:
-        """Paths, sizes and times of all files."""
+        """Paths, sizes and times of all files, and the classes, which those of another split decide with them."""
         files = ([key, stat.st_size, stat.st_mtime_ns] for key, stat in self.files.items())
-        return json.dumps([str(self.root), *files])
+        return json.dumps([str(self.root), self.classes, *files])
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images in the order of their paths."""
@@ -220,11 +221,16 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
         chosen = [shard for shard in shards if whole or splits[shard] == split]
         if not chosen:
             raise MissingSplitError(f"{spec} has no shards named {split}-*.parquet")
-        return ParquetSource(path.stem if path.is_file() else path.name, chosen)
+        return ParquetSource(path.stem if path.is_file() else own_name(path), chosen)
     source = FolderSource(path, found, split)
     if not source.files:
         raise UsageError(f"{spec} holds no images: no file there ends like an image and no shard is Parquet")
     return source
+
+
+def own_name(folder: Path) -> str:
+    """The name of a folder, also where it was given as `.`; of a link, that of the link."""
+    return Path(os.path.abspath(folder)).name  # noqa: PTH100 - resolve() would follow the link
 
 
 def find_source(spec: str) -> Found:
