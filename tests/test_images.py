@@ -50,6 +50,17 @@ def test_folder_is_read_in_order_with_labels_and_reasons(folder, tiles):
     assert np.array_equal(np.asarray(records[1].image).transpose(2, 0, 1), tiles[2].numpy())
 
 
+def test_training_takes_the_files_that_protect_takes(folder, tmp_path, none_key, tiles):
+    thumbnail = encoded(picture(tiles[0]), "TIFF")
+    for name in ("raw.nef", "raw.dng", "mislabelled.png", "fine.tif"):
+        (folder / "ant" / name).write_bytes(thumbnail)
+    source = open_source(str(folder))
+    taken = [record.key for record in source]
+    assert "ant/fine.tif" in taken and not {"ant/raw.nef", "ant/raw.dng", "ant/mislabelled.png"} & set(taken)
+    done = protect_source(str(folder), tmp_path / "out", none_key, QUICK)
+    assert done.outcome.skipped == source.skipped.reasons and done.outcome.images == len(taken)
+
+
 def test_parquet_in_the_hugging_face_layout(tmp_path, tiles):
     cells = []
     for index in range(5):

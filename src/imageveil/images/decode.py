@@ -55,13 +55,18 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-def decode(blob: bytes) -> Image.Image:
+def decode(blob: bytes, *, name: str = "") -> Image.Image:
     """Decode an image file to RGB, with the EXIF orientation applied.
 
+    Args:
+        blob: the bytes of the file.
+        name: see `decode_file`.
+
     Raises:
-        ImageError: the bytes are empty, no image, damaged, or unpack to more than `LARGEST` pixels.
+        ImageError: the bytes are empty, no image, damaged, or unpack to more than `LARGEST` pixels, or the name's
+            ending contradicts the content.
     """
-    return decode_file(io.BytesIO(blob)).image
+    return decode_file(io.BytesIO(blob), name=name).image
 
 
 def decode_file(file: IO[bytes], *, name: str = "", largest: int = LARGEST) -> Decoded:
@@ -73,7 +78,7 @@ def decode_file(file: IO[bytes], *, name: str = "", largest: int = LARGEST) -> D
         largest: most pixels that are accepted.
 
     Raises:
-        ImageError: as `decode`, or the name's ending contradicts the content.
+        ImageError: as `decode`.
     """
     with open_image(file, name=name, largest=largest) as image:
         return decode_open(image)

@@ -106,9 +106,12 @@ class FolderSource:
         """Yield the readable images in the order of their paths."""
         for key in self.files:
             try:
-                image = decode((self.root / key).read_bytes())
-            except (ImageError, OSError) as error:
+                image = decode((self.root / key).read_bytes(), name=key)
+            except ImageError as error:
                 self.skipped.add(key, str(error))
+                continue
+            except OSError as error:
+                self.skipped.add(key, f"not readable: {error.strerror}")
                 continue
             yield Record(key=key, image=image, label=self.tree.label(key))
 
