@@ -226,6 +226,22 @@ def test_no_image_is_left_out_beside_images_of_another_kind(tmp_path, tiles, fil
         read(str(tmp_path))
 
 
+def test_links_are_told_and_not_followed(folder, tiles):
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir()
+    picture(tiles[8]).save(elsewhere / "8.png")
+    assert "ant/8.png" not in load_arrays(str(folder)).keys
+    (folder / "ant" / "8.png").symlink_to(elsewhere / "8.png")
+    (folder / "dog").symlink_to(elsewhere)
+    with pytest.warns(UserWarning, match="left out of .*: 3, the first .*: a link; links are not followed"):
+        assert len(load_arrays(str(folder))) == 8
+    (elsewhere / "8.png").rename(folder.with_name("8.png"))
+    (elsewhere / "8.png").symlink_to(folder.with_name("8.png"))
+    for read in (list_source, open_source):
+        with pytest.raises(UsageError, match=r"no images that can be reached; 8.png is a link; links are not followed"):
+            read(str(elsewhere))
+
+
 @pytest.fixture
 def none_key(tmp_path) -> str:
     """A scheme that writes what it was given, so that tests see what was read."""

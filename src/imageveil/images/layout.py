@@ -10,6 +10,10 @@ from imageveil.images.decode import image_suffixes
 SPLITS = ("train", "test", "validation", "val", "unlabeled")
 
 
+LINK = "a link; links are not followed"
+"""Why a link is left out."""
+
+
 def split_of(stem: str) -> str:
     """The split that the name of a Parquet shard begins with, as Hugging Face names shards; "" where it has none."""
     first = stem.split("-")[0]
@@ -60,6 +64,11 @@ class Found:
     other: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    def left_out(self) -> dict[str, str]:
+        """What may hold images and is left out, with the reason: what could not be read, and links."""
+        links = {key: reason for key, reason in self.other.items() if reason == LINK}
+        return dict(sorted({**self.unreadable, **links}.items()))
+
 
 def find_files(root: Path) -> Found:
     """Look through a folder without opening any file; hidden files are left out, and links are not followed."""
@@ -100,7 +109,7 @@ def _sort_in(entry: "os.DirEntry[str]", key: str, found: Found) -> None:
     elif suffix == ".parquet" and entry.is_file():
         found.shards.append(key)
     elif entry.is_symlink():
-        found.other[key] = "a link; links are not followed"
+        found.other[key] = LINK
     elif not entry.is_file(follow_symlinks=False):
         found.other[key] = "not an ordinary file"
     elif suffix not in image_suffixes():

@@ -74,7 +74,7 @@ class Source(Protocol):
 class FolderSource:
     """A tree `class/file` or `split/class/file`, or a folder without labels.
 
-    Links are not followed; hidden files and those not named like images are left out.
+    Links are not followed, and skipped; hidden files and those not named like images are no part of it.
 
     Args:
         root: the folder.
@@ -85,7 +85,8 @@ class FolderSource:
     def __init__(self, root: Path, found: Found, split: str | None = None) -> None:
         self.name = own_name(root)
         self.root = root.resolve()
-        self.skipped = Skipped(dict(found.unreadable))
+        self.left_out = found.left_out()
+        self.skipped = Skipped(dict(self.left_out))
         self.tree = read_tree(list(found.images))
         self.files = {
             key: stat
@@ -98,9 +99,9 @@ class FolderSource:
         self.classes = self.tree.classes
 
     def fingerprint(self) -> str:
-        """Paths, sizes and times of all files, and the classes, which those of another split decide with them."""
+        """Paths, sizes and times of all files, what was left out, and the classes, which other splits decide too."""
         files = ([key, stat.st_size, stat.st_mtime_ns] for key, stat in self.files.items())
-        return json.dumps([str(self.root), self.classes, *files])
+        return json.dumps([str(self.root), self.left_out, self.classes, *files])
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images in the order of their paths."""
@@ -253,8 +254,8 @@ def find_source(spec: str) -> Found:
     if is_file and path.suffix.lower() != ".parquet":
         raise UsageError(f"{spec} is a file but not Parquet; give the folder that holds the images")
     found = Found(shards=[path.name]) if is_file else find_files(path)
-    if found.unreadable and not (found.images or found.shards):
-        key, reason = next(iter(found.unreadable.items()))
+    if (left_out := found.left_out()) and not (found.images or found.shards):
+        key, reason = next(iter(left_out.items()))
         raise UsageError(f"{spec} holds no images that can be reached; {key} is {reason}")
     if found.images and found.shards:
         some = f"images ({next(iter(found.images))}) and Parquet files ({found.shards[0]})"
