@@ -181,6 +181,34 @@ def test_a_folder_of_splits_is_read_as_such(tmp_path, tiles):
     assert alone.keys == train.keys and none is None
 
 
+def test_a_split_without_labels_leaves_the_others_theirs(tmp_path, tiles, none_key):
+    root = tmp_path / "set"
+    for number, key in enumerate(["train/ant/1", "train/cat/1", "test/cat/2", "unlabeled/1", "unlabeled/sub/2"]):
+        path = root / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(tiles[number]).save(path)
+    train, test = load_splits(str(root))
+    assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [1] and train.classes == ["ant", "cat"]
+    assert load_arrays(str(root), "unlabeled").labels is None
+    with pytest.raises(UsageError, match=r"set has no labels, for unlabeled/1.png lies in no class folder; arrange"):
+        load_arrays(str(root)).require_labels()
+    done = protect_source(str(root), tmp_path / "out", none_key, ProtectOptions(workers=0, quiet=True))
+    assert done.outcome.images == 5
+    assert [item.label for item in list_source(str(root)).items] == [1, 0, 1, None, None]
+
+
+def test_the_image_that_leaves_all_others_without_labels_is_named(tmp_path, tiles):
+    for number, key in enumerate(["train/ant/1", "train/cat/1", "test/cat/2", "test/stray"]):
+        path = tmp_path / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(tiles[number]).save(path)
+    for data in load_splits(str(tmp_path)):
+        with pytest.raises(UsageError, match=r"has no labels, for test/stray.png lies in no class folder"):
+            data.subset(torch.tensor([0])).require_labels()
+    (tmp_path / "test" / "stray.png").unlink()
+    assert load_arrays(str(tmp_path), "train").labels.tolist() == [0, 1]
+
+
 def write_rows(path, cells, labels=None):
     columns = {"image": cells} | ({} if labels is None else {"label": labels})
     pq.write_table(pa.table(columns), path)

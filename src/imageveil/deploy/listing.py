@@ -98,15 +98,12 @@ def _list_folder(listing: Listing, images: Mapping[str, os.stat_result]) -> None
     """Add files, with labels from the tree: `class/file`, or `split/class/file`."""
     tree = read_tree(list(images))
     listing.labelled, listing.classes = tree.classes is not None, tree.classes
-    places = {name: label for label, name in enumerate(tree.classes or [])}
-    depth = 1 if tree.split else 0
     for key, stat in images.items():
-        parts = key.split("/")
         listing.items.append(
             Item(
                 key=key,
-                label=places[parts[depth]] if listing.labelled else None,
-                split=parts[0] if tree.split else "",
+                label=tree.label(key),
+                split=key.split("/")[0] if tree.split else "",
                 size=stat.st_size,
                 time=stat.st_mtime_ns,
             )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from imageveil.errors import RunError, UsageError
-from imageveil.images.sources import MissingSplitError, Source, open_source
+from imageveil.images.sources import FolderSource, MissingSplitError, Source, open_source
 
 FORMAT = 2
 """Of a cached set; one of another format is decoded anew."""
@@ -35,6 +35,7 @@ class ImageArrays:
         labels: int64 (N,), or None where the source has none.
         classes: class names by label.
         keys: identity of every image inside its source.
+        stray: the image that lies in no class folder, where there are no labels for its sake.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageArrays:
     labels: Tensor | None
     classes: list[str]
     keys: list[str]
+    stray: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,7 +55,10 @@ class ImageArrays:
             UsageError: the source has none.
         """
         if self.labels is None:
-            raise UsageError(f"{self.name} has no labels; arrange the images as class/file or use Parquet with 'label'")
+            why = "" if self.stray is None else f", for {self.stray} lies in no class folder"
+            raise UsageError(
+                f"{self.name} has no labels{why}; arrange the images as class/file or use Parquet with 'label'"
+            )
         return self.labels
 
     def subset(self, indices: Tensor) -> "ImageArrays":
@@ -64,6 +69,7 @@ class ImageArrays:
             labels=None if self.labels is None else self.labels[indices],
             classes=self.classes,
             keys=[self.keys[int(i)] for i in indices],
+            stray=self.stray,
         )
 
 
@@ -125,6 +131,7 @@ def load_arrays(spec: str, split: str | None = None) -> ImageArrays:
         labels=None if labels is None else torch.from_numpy(labels),
         classes=meta["classes"],
         keys=meta["keys"],
+        stray=source.tree.stray if isinstance(source, FolderSource) else None,
     )
 
 

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from imageveil.images.decode import image_suffixes
 
-SPLITS = ("train", "test", "validation", "val", "unlabeled")
+UNLABELLED = "unlabeled"
+SPLITS = ("train", "test", "validation", "val", UNLABELLED)
 
 
 LINK = "a link; links are not followed"
@@ -26,15 +28,24 @@ class Tree:
 
     Attributes:
         split: whether its topmost folders are splits.
-        classes: names of the folders below, where all images lie in one, else None.
+        classes: names of the folders below, where all images but those of the split `unlabeled` lie in one, else None.
+        stray: the first image that lies in none, or None.
     """
 
     split: bool
     classes: list[str] | None
+    stray: str | None
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The classes' numbers by name."""
+        return {name: label for label, name in enumerate(self.classes or [])}
 
     def label(self, key: str) -> int | None:
         """The class of an image, by its path."""
-        return None if self.classes is None else self.classes.index(key.split("/")[1 if self.split else 0])
+        parts = key.split("/")
+        unlabelled = self.classes is None or (self.split and parts[0] == UNLABELLED)
+        return None if unlabelled else self.places[parts[1 if self.split else 0]]
 
 
 def read_tree(keys: Sequence[str]) -> Tree:
@@ -44,8 +55,11 @@ def read_tree(keys: Sequence[str]) -> Tree:
     flat = any(len(part) == 1 for part in parts)
     split = not flat and bool(tops & {"train", "test"}) and tops <= set(SPLITS)
     depth = 1 if split else 0
-    labelled = bool(parts) and all(len(part) > depth + 1 for part in parts)
-    return Tree(split=split, classes=sorted({part[depth] for part in parts}) if labelled else None)
+    if split:
+        parts = [part for part in parts if part[0] != UNLABELLED]
+    stray = next(("/".join(part) for part in parts if len(part) <= depth + 1), None)
+    labelled = bool(parts) and stray is None
+    return Tree(split=split, classes=sorted({part[depth] for part in parts}) if labelled else None, stray=stray)
 
 
 @dataclass(kw_only=True)

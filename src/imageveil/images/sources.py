@@ -6,7 +6,7 @@ Every source yields records (key, encoded or decoded image, label) and says what
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -96,6 +96,9 @@ class FolderSource:
         if found.images and not self.files:
             there = ", ".join(sorted({key.split("/")[0] for key in found.images}))
             raise MissingSplitError(f"{root} is split into {there} and has no images of the split {split!r}")
+        stray = next((key for key in self.files if self.tree.label(key) is None), None)
+        if self.tree.classes is not None and stray is not None:  # together with the split `unlabeled`, none has a label
+            self.tree = replace(self.tree, classes=None, stray=stray)
         self.classes = self.tree.classes
 
     def fingerprint(self) -> str:
