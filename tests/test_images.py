@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -143,6 +144,35 @@ def test_a_cache_behind_a_link_is_deleted_too(folder, tmp_path, monkeypatch):
     assert clear_cache() is None
     with pytest.warns(UserWarning, match="left out"):
         assert len(load_arrays(str(folder))) == 8
+
+
+def test_a_fault_that_may_pass_is_not_kept(folder, monkeypatch):
+    refused, whole = [], Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "1.png" and refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    refused.append(True)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="left out .*: 2, the first cat/1.png: not readable: Permission denied"):
+            assert len(load_arrays(str(folder))) == 7
+        assert not cache_folder().exists()
+    refused.clear()
+    assert len(load_arrays(str(folder))) == 8 and cache_folder().exists()
+
+
+def test_what_another_process_is_writing_is_left_alone(folder):
+    load_arrays(str(folder))
+    (entry,) = cache_folder().iterdir()
+    shutil.rmtree(entry)
+    theirs = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")  # the same number on another machine
+    theirs.mkdir()
+    (theirs / "images.npy").write_bytes(b"half of it")
+    assert len(load_arrays(str(folder))) == 8
+    assert sorted(cache_folder().iterdir()) == [entry, theirs] and (theirs / "images.npy").is_file()
 
 
 def test_images_without_splits_are_dealt_out(folder):

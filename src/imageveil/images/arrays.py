@@ -8,21 +8,29 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from imageveil.errors import RunError, UsageError
+from imageveil.images.decode import PASSING
 from imageveil.images.sources import FolderSource, MissingSplitError, Source, open_source
 
-FORMAT = 2
+FORMAT = 3
 """Of a cached set; one of another format is decoded anew."""
 TEST_SHARE = 0.2
 """Of the images that are judged on where a source has no split of its own."""
+
+
+DecodedSet = tuple[np.ndarray, np.ndarray, Mapping[str, Any]]
+"""Images uint8 (N, 3, H, W), labels int64 (N,), and what else there is to know of a decoded set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +125,21 @@ def load_arrays(spec: str, split: str | None = None) -> ImageArrays:
     """
     source = open_source(spec, split)
     folder = cache_folder() / hashlib.sha256(f"{FORMAT} {split} {source.fingerprint()}".encode()).hexdigest()[:24]
-    if not (folder / "meta.json").is_file():
-        _fill(folder, source)
-    meta = json.loads((folder / "meta.json").read_text())
+    if (folder / "meta.json").is_file():
+        images, labels, meta = _read(folder)
+    else:
+        images, labels, meta = _decode(source)
+        # What may be readable the next time is no part of the source's fingerprint.
+        if not any(reason.startswith(PASSING) for reason in meta["skipped"].values()):
+            _write(folder, images, labels, meta)
+            images, labels, meta = _read(folder)
     if meta["skipped"]:
         key, reason = next(iter(meta["skipped"].items()))
         warnings.warn(f"left out of {spec}: {len(meta['skipped'])}, the first {key}: {reason}", stacklevel=2)
-    images = np.load(folder / "images.npy", mmap_mode="c")
-    labels = np.load(folder / "labels.npy") if meta["labelled"] else None
     return ImageArrays(
         name=source.name,
         images=torch.from_numpy(images),
-        labels=None if labels is None else torch.from_numpy(labels),
+        labels=torch.from_numpy(labels) if meta["labelled"] else None,
         classes=meta["classes"],
         keys=meta["keys"],
         stray=source.tree.stray if isinstance(source, FolderSource) else None,
@@ -191,8 +202,12 @@ def judged(test: ImageArrays, number: int) -> ImageArrays:
     return test.subset(places * len(test) // number if sorted_by_class else places)
 
 
-def _fill(folder: Path, source: Source) -> None:
-    """Decode `source` into `folder`; the folder appears only when it is complete."""
+def _decode(source: Source) -> DecodedSet:
+    """Decode a source.
+
+    Raises:
+        UsageError: as `load_arrays`.
+    """
     pixels, labels, keys = [], [], []
     for record in source:
         pixels.append(np.asarray(record.image).transpose(2, 0, 1))
@@ -212,14 +227,23 @@ def _fill(folder: Path, source: Source) -> None:
     classes = source.classes or ([str(i) for i in range(max(labels) + 1)] if labelled else [])
     if labelled and max(labels) >= len(classes):
         raise UsageError(f"{source.name} has the label {max(labels)}, but names {len(classes)} classes only")
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    meta = {"labelled": labelled, "classes": classes, "keys": keys, "skipped": source.skipped.reasons}
+    return np.stack(pixels), np.array(labels, dtype=np.int64), meta
+
+
+def _write(folder: Path, images: np.ndarray, labels: np.ndarray, meta: Mapping[str, Any]) -> None:
+    """Write a decoded set to `folder`, which appears only when it is complete.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    temporary = None
     try:
-        cache_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        cache_folder().chmod(0o700)
-        temporary.mkdir(mode=0o700)
-        np.save(temporary / "images.npy", np.stack(pixels))
-        np.save(temporary / "labels.npy", np.array(labels, dtype=np.int64))
-        meta = {"labelled": labelled, "classes": classes, "keys": keys, "skipped": source.skipped.reasons}
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.parent.chmod(0o700)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+        np.save(temporary / "images.npy", images)
+        np.save(temporary / "labels.npy", labels)
         (temporary / "meta.json").write_text(json.dumps(meta))
         for path in temporary.iterdir():
             path.chmod(0o600)
@@ -228,4 +252,11 @@ def _fill(folder: Path, source: Source) -> None:
     except OSError as error:
         raise RunError(f"cannot write the image cache {folder.parent}: {error.strerror}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(folder: Path) -> DecodedSet:
+    """Open a set that `_write` wrote; its images stay on the disk until they are used."""
+    meta = json.loads((folder / "meta.json").read_text())
+    return np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy"), meta
