@@ -253,6 +253,20 @@ def test_rows_of_one_path_have_names_of_their_own(tmp_path, tiles):
     assert [item.key for item in list_source(str(tmp_path)).items] == expected
 
 
+def test_rows_of_one_path_in_two_splits_have_names_of_their_own(tmp_path, tiles):
+    cells = [{"bytes": encoded(picture(tile), "PNG"), "path": f"x/{n}.png"} for n, tile in enumerate(tiles[:4])]
+    write_rows(tmp_path / "train-0.parquet", cells[:2])
+    write_rows(tmp_path / "test-0.parquet", [cells[3], cells[0], {**cells[0], "path": None}])
+    listed = list_source(str(tmp_path)).items
+    train, test = load_splits(str(tmp_path))
+    assert test.keys == ["x/3.png", "x/0.png", "test-0/0000002"]
+    assert train.keys == ["x/train-0-0000000-0.png", "x/1.png"]
+    for split, data in (("train", train), ("test", test)):
+        assert [item.key for item in listed if item.split == split] == data.keys
+    write_rows(tmp_path / "test-0.parquet", [cells[3]], [0])  # other splits may have labels where this one has none
+    assert load_arrays(str(tmp_path), "train").keys == ["x/0.png", "x/1.png"]
+
+
 def test_a_path_that_looks_like_the_name_of_another_row_is_no_second_use_of_it(tmp_path, tiles):
     paths = ["x.png", "t-0000002-x.png", "x.png", "t/0000004", None]
     cells = [

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -102,3 +103,16 @@ class RowNames:
             key = f"{folder}{slash}{shard.stem}-{row:07d}-{name}"
         self.taken.add(key)
         return key
+
+    def take(self, shard: Path) -> None:
+        """Name the rows of a shard that is not read itself.
+
+        Raises:
+            UsageError: as `open_shard`.
+        """
+        file, row = open_shard(shard), 0
+        for group in range(file.num_row_groups):
+            with suppress(*DAMAGE):  # nobody reads such rows, so they need no names
+                for number, cell in enumerate(file.read_row_group(group, columns=["image.path"]).column("image")):
+                    self.key((cell.as_py() or {}).get("path"), shard, row + number)
+            row += file.metadata.row_group(group).num_rows

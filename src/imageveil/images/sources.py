@@ -5,7 +5,7 @@ Every source yields records (key, encoded or decoded image, label) and says what
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -121,22 +121,31 @@ class FolderSource:
 
 
 class ParquetSource:
-    """Parquet shards with a column `image` of structs {bytes, path} and, optionally, an integer column `label`."""
+    """Parquet shards with a column `image` of structs {bytes, path} and, optionally, an integer column `label`.
 
-    def __init__(self, name: str, shards: list[Path]) -> None:
+    Args:
+        name: short name for records and messages.
+        shards: those that are read.
+        earlier: those of other splits that come before them; their rows have names already.
+    """
+
+    def __init__(self, name: str, shards: Sequence[Path], earlier: Sequence[Path] = ()) -> None:
         self.name = name
         self.shards = shards
+        self.earlier = earlier
         self.skipped = Skipped()
         self.labelled, self.classes = shard_labels(open_shard(shards[0]))
 
     def fingerprint(self) -> str:
-        """Paths, sizes and times of all shards."""
-        stats = ((path, path.stat()) for path in self.shards)
+        """Paths, sizes and times of all shards, with those that decide names."""
+        stats = ((path, path.stat()) for path in (*self.earlier, *self.shards))
         return json.dumps([[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats])
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the readable images shard by shard, in the order of the rows."""
         names = RowNames()
+        for shard in self.earlier:
+            names.take(shard)
         for shard, file in open_shards(self.shards):
             first = 0
             for group in range(file.num_row_groups):
@@ -228,7 +237,8 @@ def open_source(spec: str, split: str | None = None, *, root: Path | None = None
         chosen = [shard for shard in shards if whole or splits[shard] == split]
         if not chosen:
             raise MissingSplitError(f"{spec} has no shards named {split}-*.parquet")
-        return ParquetSource(path.stem if path.is_file() else own_name(path), chosen)
+        earlier = shards[: shards.index(chosen[0])]  # they are sorted, so that those of a split lie together
+        return ParquetSource(path.stem if path.is_file() else own_name(path), chosen, earlier)
     source = FolderSource(path, found, split)
     if not source.files:
         raise UsageError(f"{spec} holds no images: no file there ends like an image and no shard is Parquet")
