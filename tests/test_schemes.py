@@ -73,6 +73,14 @@ def test_unknown_scheme_names_the_known_ones():
         load_scheme("nothing")
 
 
+@pytest.mark.parametrize(
+    ("name", "how"), [("learned", "train --data D --out RUN"), ("class", "keygen class FILE"), ("noise", "keygen")]
+)
+def test_a_kind_of_scheme_is_no_scheme_file_and_says_how_to_make_one(name, how):
+    with pytest.raises(UsageError, match=f"{name!r} is no scheme file; make one with `imageveil {how}"):
+        load_scheme(name)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (5, 9)])
 def test_learned_scheme_keeps_size_and_type(learned, photograph, size):
     out = learned.protect(photograph[None, :, : size[0], : size[1]])

@@ -187,10 +187,9 @@ def resolve_scheme(name_or_path: str | os.PathLike[str]) -> tuple[Path, bool]:
             return path, False
     except OSError as error:
         raise UsageError(f"the scheme {path} cannot be reached: {error.strerror}") from error
-    if str(name_or_path) in SCHEMES:
-        raise UsageError(
-            f"{name_or_path!r} is no scheme file; make one with `imageveil keygen {name_or_path} FILE` and give that"
-        )
+    if kind := SCHEMES.get(str(name_or_path)):
+        how = "train --data D --out RUN" if kind.kind == "network" else f"keygen {name_or_path} FILE"
+        raise UsageError(f"{name_or_path!r} is no scheme file; make one with `imageveil {how}` and give that")
     known = ", ".join(shipped_schemes()) or "none"
     raise UsageError(f"there is no scheme {str(name_or_path)!r}: give the path of a scheme file or one of: {known}")
 
