@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from imageveil.deploy.bulk import ProtectOptions, protect_source
 from imageveil.errors import UsageError
 from imageveil.networks.vgg import QuickNet
 from imageveil.schemes import SCHEMES, load_scheme
@@ -88,3 +90,16 @@ def test_class_shows_the_predicted_class_and_nothing_else(tiles, tmp_path):
     assert torch.equal(load_scheme(tmp_path / "class").protect(tiles), out)
     with pytest.raises(UsageError, match="do not fit"):
         SCHEMES["class"].from_state({}, {"architecture": {"network": "quick", "arguments": arguments}})
+
+
+def test_class_leaves_out_images_that_its_classifier_does_not_take(photograph, tmp_path):
+    arguments = {"classes": 5, "widths": [4, 8, 8]}
+    SCHEMES["class"](QuickNet(**arguments), {"network": "quick", "arguments": arguments}).save(tmp_path / "class")
+    (tmp_path / "plain").mkdir()
+    for name, side in (("a", 16), ("b", 15), ("c", 32)):
+        pixels = photograph[:, :32, :side].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "plain" / f"{name}.png")
+    options = ProtectOptions(workers=0, quiet=True)
+    done = protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "class"), options)
+    assert done.outcome.images == 2 and done.exit_code == 1
+    assert done.outcome.skipped == {"b.png": "too small: the classifier of 'class' needs 16 pixels on a side"}

@@ -69,7 +69,7 @@ class Protector:
             uint8 (N, H', W', 3): the size given, or padded to whole blocks by a block scheme.
 
         Raises:
-            ImageError: the memory does not suffice for a scheme that is not a network.
+            ImageError: the scheme does not take images of this size, or the memory does not suffice for it.
         """
         (done,) = self.protect_all([(pixels, ids)])
         if isinstance(done, ImageError):
@@ -108,6 +108,8 @@ class Protector:
                 for n in range(0, len(pixels), many)
             ]
             return out[0] if len(out) == 1 else np.concatenate(out)
+        except ImageError as error:
+            return error
         except (MemoryError, RuntimeError) as error:
             # PyTorch has no error of its own for a processor's memory.
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imageveil.errors import UsageError
+from imageveil.images.decode import ImageError
 from imageveil.networks.classifiers import CLASSIFIERS
 from imageveil.schemes.base import Scheme
 from imageveil.schemes.blocks import PlaceMap, block_places, place_map
@@ -267,7 +268,14 @@ class ClassScheme(Scheme):
     def protect(
         self, images: Tensor, *, ids: Sequence[str] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return for every image the fixed pattern of its predicted class: 4x4 cells of one colour each."""
+        """Return for every image the fixed pattern of its predicted class: 4x4 cells of one colour each.
+
+        Raises:
+            ImageError: the images are smaller than the classifier takes.
+        """
+        smallest = int(getattr(self.network, "smallest", 1))
+        if min(images.shape[-2:]) < smallest:
+            raise ImageError(f"too small: the classifier of {self.name!r} needs {smallest} pixels on a side")
         device = next(self.network.parameters()).device
         logits = self.network(images.to(device).float() / 255)
         patterns = torch.stack([self.pattern(label) for label in range(logits.shape[1])])
