@@ -12,7 +12,7 @@ from PIL import Image
 
 from imageveil.deploy.bulk import ProtectOptions, protect_source
 from imageveil.errors import UsageError
-from imageveil.schemes import SCHEMES, load_scheme
+from imageveil.schemes import SCHEMES, load_scheme, pixelwise
 from imageveil.schemes.blocks import block_places
 from imageveil.schemes.catalogue import generate_scheme, write_key
 from imageveil.schemes.keyed import KeyedScheme, SharedBlockScheme
@@ -119,6 +119,23 @@ def test_names_that_are_not_utf8_have_keys_too(tiles):
     protected = scheme.protect(tiles[:1].expand(2, -1, -1, -1), ids=ids)
     assert not torch.equal(protected[0], protected[1])
     assert torch.equal(scheme.reveal(protected, None, ids), tiles[:1].expand(2, -1, -1, -1))
+
+
+def test_keys_do_not_depend_on_the_locale(monkeypatch):
+    expected = derive(KEY, "pixel-different/32x32/café.png")
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1", "surrogateescape"))
+    assert derive(KEY, "pixel-different/32x32/café.png") == expected
+
+
+@pytest.mark.parametrize(("name", "method"), [("tanaka", "place_map"), ("pixel-same", "key_size")])
+def test_the_sizes_used_last_are_kept(name, method, tiles, monkeypatch):
+    scheme, laid_out = SCHEMES[name](KEY), []
+    home = SCHEMES[name] if name == "tanaka" else pixelwise
+    whole = getattr(home, method)
+    monkeypatch.setattr(home, method, lambda *args: laid_out.append(args[-1]) or whole(*args))
+    for width in (4, 8, 12, 16, 4, 20, 4, 8):
+        scheme.protect(tiles[:1, ..., :width])
+    assert laid_out == [4, 8, 12, 16, 20, 8]
 
 
 def test_keys_of_images_come_from_their_ids(tiles):

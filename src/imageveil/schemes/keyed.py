@@ -164,12 +164,14 @@ class PlaceScheme(KeyedScheme):
     def _both(self, height: int, width: int) -> tuple[PlaceMap, PlaceMap]:
         """The map and its inverse, kept for the few sizes used last."""
         size = (height, width)
-        if size not in self._maps:
+        both = self._maps.pop(size, None)
+        if both is None:
             while len(self._maps) >= CACHED_SIZES:
                 del self._maps[next(iter(self._maps))]
             forward = self.place_map(height, width)
-            self._maps[size] = (forward, forward.inverse())
-        return self._maps[size]
+            both = (forward, forward.inverse())
+        self._maps[size] = both  # at the end: the first one is the first to go
+        return both
 
     def _forward(self, images: Tensor, ids: Sequence[str] | None, generator: torch.Generator | None) -> Tensor:
         return self._both(images.shape[-2], images.shape[-1])[0].apply(images)

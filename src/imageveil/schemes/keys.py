@@ -2,11 +2,10 @@
 
 A key file stores the master key alone. Permutations, signs and tables come from it by HKDF (RFC 5869, SHA-256), which
 makes an independent key for every purpose, and ChaCha20 (RFC 8439), which stretches that key to any length. Nothing
-here depends on the state of another random generator, on the machine or on the number of threads.
+here depends on the state of another random generator, on the machine, its locale or the number of threads.
 """
 
 import math
-import os
 import secrets
 from collections.abc import Sequence
 
@@ -26,7 +25,8 @@ def new_master_key() -> bytes:
 
 def derive(master: bytes, purpose: str) -> bytes:
     """Return the 32-byte key for a purpose, by HKDF-SHA-256; keys of different purposes are independent."""
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=b"imageveil/1/" + os.fsencode(purpose)).derive(master)
+    info = f"imageveil/1/{purpose}".encode("utf-8", "surrogateescape")  # a file's name need not be UTF-8
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(master)
 
 
 def key_stream(key: bytes, size: int) -> NDArray[np.uint8]:

@@ -104,13 +104,15 @@ class PixelSameScheme(PixelScheme):
     def key_masks(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """`flips` and `swaps` of all images of one size, kept for the few sizes used last."""
         size = (height, width)
-        if size not in self._masks:
+        masks = self._masks.pop(size, None)
+        if masks is None:
             while len(self._masks) >= CACHED_SIZES:
                 del self._masks[next(iter(self._masks))]
             key = derive(self.master, f"{self.name}/{height}x{width}")
             stream = key_stream(key, key_size(height, width))[None]
-            self._masks[size] = key_masks(*key_codes(stream, height, width))
-        return self._masks[size]
+            masks = key_masks(*key_codes(stream, height, width))
+        self._masks[size] = masks  # at the end: the first one is the first to go
+        return masks
 
     def _forward(self, images: Tensor, ids: Sequence[str] | None, generator: torch.Generator | None) -> Tensor:
         return change_pixels(images, *self.key_masks(*images.shape[-2:]))
