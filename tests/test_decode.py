@@ -49,6 +49,38 @@ def test_orientation_is_applied(photo, orientation):
     assert np.array_equal(np.asarray(decode(turned)), np.asarray(expected))
 
 
+@pytest.mark.parametrize(
+    ("mode", "pixel", "rgb"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (100, 128), (177, 177, 177)),  # laid over white: 100 * 128/255 + 127
+        ("RGBA", (200, 100, 0, 128), (227, 177, 127)),
+        ("RGBA", (200, 100, 0, 255), (200, 100, 0)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),  # full ink is 255
+        ("CMYK", (51, 0, 102, 51), (163, 204, 122)),  # (255 - C) * (255 - K) / 255
+        ("YCbCr", (81, 90, 240), (238, 14, 14)),
+        ("LAB", (138, 209, 198), (255, 0, 0)),  # L* 54, a* 81, b* 70
+        ("LAB", (137, 128, 128), (128, 128, 128)),
+        ("I;16", 51400, (200, 200, 200)),
+        ("I;16", 129, (1, 1, 1)),
+        ("I", 257 * 7, (7, 7, 7)),
+        ("I", 70_000, (255, 255, 255)),
+        ("F", 0.25, (64, 64, 64)),
+        ("F", 1.0, (255, 255, 255)),
+        ("F", 1.5, (2, 2, 2)),  # above 1: from 0 to 255
+        ("F", 200.4, (200, 200, 200)),
+        ("F", 300.0, (255, 255, 255)),
+        ("F", -3.0, (0, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_the_colour_that_it_means(mode, pixel, rgb):
+    decoded = decode(corpus.encoded(Image.new(mode, (2, 3), pixel), "TIFF"))
+    assert decoded.size == (2, 3)
+    # Eight bits of LAB are coarse.
+    assert np.abs(np.subtract(decoded.getpixel((1, 2)), rgb)).max() <= (5 if mode == "LAB" else 1)
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_deep_grey_is_scaled_not_clipped(photo, mode):
     deep = decode(corpus.encoded(corpus.in_mode(photo, mode), "TIFF"))
