@@ -279,13 +279,13 @@ def _outcome(row: Row) -> str:
 
 
 def _figure(record: Record, name: str | None) -> tuple[str, str, str]:
-    """A figure with its interval, what guessing reaches and its ceiling; nothing where it was not measured."""
+    """A figure with its interval below it, what guessing reaches and its ceiling; nothing where it was not measured."""
     if name is None or name not in record["metrics"]:
         return "", "", ""
     low, high = (_shown(name, end) for end in record["intervals"][name])
     top = record["floors"].get("ceiling", {}).get(name)
     ceiling = "" if top is None else _shown(name, top)
-    return f"{_number(record, name)} [{low} to {high}]", _guess(record, name), ceiling
+    return f"{_number(record, name)}\n[{low} to {high}]", _guess(record, name), ceiling
 
 
 def _guess(record: Record, name: str) -> str:
