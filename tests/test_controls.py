@@ -103,3 +103,6 @@ def test_class_leaves_out_images_that_its_classifier_does_not_take(photograph, t
     done = protect_source(str(tmp_path / "plain"), tmp_path / "out", str(tmp_path / "class"), options)
     assert done.outcome.images == 2 and done.exit_code == 1
     assert done.outcome.skipped == {"b.png": "too small: the classifier of 'class' needs 16 pixels on a side"}
+    # Where no image can be left out, that is wrong use.
+    with pytest.raises(UsageError, match="too small"):
+        load_scheme(tmp_path / "class").protect(photograph[None, :, :15, :15])

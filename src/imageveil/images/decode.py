@@ -18,6 +18,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from imageveil.errors import UsageError
+
 # Pillow also opens EPS and WMF, but hands them to other programs that write temporary files: plain pixels on disk.
 FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
@@ -38,8 +40,8 @@ PASSING = (TOO_LARGE, "not readable", "vanished")
 ALIKE = {"MPO": "JPEG", "DIB": "BMP", "CUR": "ICO"}
 
 
-class ImageError(ValueError):
-    """An image that cannot be used, with the reason in a few words."""
+class ImageError(UsageError):
+    """An image that cannot be used, with the reason in a few words. Where it cannot be left out, the run ends."""
 
 
 @dataclass(frozen=True)
