@@ -6,7 +6,7 @@ What the sentences say of them is written by hand: read them again after new rec
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,21 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         "",
         *beside_rows(records, [scheme, *(open_learned(str(path)) for path in sorted(BESIDE.glob("*.safetensors")))]),
         "",
+        *narrow_paragraph(records, (scheme.label, literal.label)),
     ]
+
+
+def narrow_paragraph(records: list[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """What a narrow classifier reads off images that were protected once, where that is recorded of all schemes."""
+    found = {
+        row["scheme"]: row
+        for row in records
+        if (row["task"], row["data"], row["preset"], row["augment"]) == ("classify", "cifar10", "narrow", "once")
+    }
+    if not set(names) <= set(found):
+        return []
+    each = " and ".join(f"{percent(found[name]['metrics']['accuracy'])} of the images of `{name}`" for name in names)
+    return [f"A classifier by the recipe `narrow` (docs/schemes.md) reads the class off {each}, protected once.", ""]
 
 
 def undo_section(records: list[dict[str, Any]], name: str) -> list[str]:
