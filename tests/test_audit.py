@@ -782,10 +782,17 @@ def test_the_page_names_each_open_reason_once_with_the_threat_models_it_concerns
 def test_the_page_shows_intervals_guesses_and_what_was_chosen_from(tmp_path):
     found = made()
     found["metrics"]["ssim_p95"] = 0.333
-    html = shown_page([row(found), row(confirmed(1.0, 0.996, 1.0))], tmp_path)
-    shown = ["0.140\n[0.135 to 0.145]", "0.140", "0.333", "0.950\n[0.940 to 0.960]", "0.930"]
-    assert "".join(f"<td>{cell}</td>" for cell in shown) in html
-    assert "<td>1.0 %\n[0.6 % to 1.8 %]</td><td>1.2 %</td>" in html
+    html = shown_page([row(found), row(made("gan")), row(confirmed(1.0, 0.996, 1.0))], tmp_path)
+    for cells in (
+        ["1.0 %\n[0.6 % to 1.8 %]", "0.140\n[0.135 to 0.145]", "0.333", "0.950\n[0.940 to 0.960]"],
+        ["1.1 %", "0.120", "", "1.000"],
+        ["1.2 %", "0.140", "", "0.930"],
+        ["1.0 %", "", "", ""],
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in html
+    # The floors of two attacks on the same images are the same rows.
+    assert all(html.count(f">{floor}</th>") == 1 for floor in ("guessing blindly", "guessing by the label alone"))
+    assert "<td>100.0 %\n[99.6 % to 100.0 %]\nguessing 0.1 %</td>" in html
     assert "the right one of 100 of its class (reid_within)." in html
     assert "the right one of 1000 candidates (confirm_top1)." in html
     assert "made from, one of 100 of its class, since the class is known anyway" in html

@@ -30,7 +30,8 @@ CHOICES = {
     "random": "images drawn at random",
     "first": "the first images",
 }
-BESIDE = ("guessing", "ceiling")
+FLOORS = {"blind": "guessing blindly", "label_only": "guessing by the label alone", "chance": "chance"}
+"""Rows of the floors, which are the same for every attack on the same images."""
 WHY = {
     "reid_within": "since the class is known anyway",
     "reid_top1": "since there are no labels, or fewer than ten images of a class to choose from",
@@ -133,11 +134,11 @@ def _confirmed(verdict: ThreatVerdict) -> str:
 
 
 def _figures_table(heading: str, own: Sequence[Row]) -> Table:
-    columns = ["attack", "outcome", "right image named", *BESIDE, "SSIM", *BESIDE, "95th percentile"]
-    columns += ["MSE/var", "guessing", "seconds"]
+    columns = ["attack", "outcome", "right image named", "ceiling", "SSIM", "ceiling", "95th percentile", "MSE/var"]
+    columns += ["seconds"]
     recognised = any(row.record is not None and "recognition" in row.record["metrics"] for row in own)
     if recognised:
-        columns += ["class recognised", *BESIDE]
+        columns += ["class recognised", "ceiling"]
     rows = []
     for row in own:
         record = row.record
@@ -151,23 +152,32 @@ def _figures_table(heading: str, own: Sequence[Row]) -> Table:
                 *_figure(record, headline(record)),
                 *_figure(record, "ssim"),
                 _number(record, "ssim_p95"),
-                *_figure(record, "mse_var")[:2],
+                _figure(record, "mse_var")[0],
                 duration(record),
                 *(_figure(record, "recognition") if recognised else ()),
             )
         )
     judged = [row.record for row in own if row.record is not None and headline(row.record)]
+    for record in judged:
+        name = headline(record)
+        if name != "confirm_top1":
+            for kind, title in FLOORS.items():
+                named, ssim, error, known = (
+                    _floor(record, kind, one) for one in (name, "ssim", "mse_var", "recognition")
+                )
+                rows.append((title, "", named, "", ssim, "", "", error, "", *((known, "") if recognised else ())))
     images = f"{judged[0]['n']:,} judged images of {judged[0]['data']}. {_named(judged)} " if judged else ""
+    rows = list(dict.fromkeys(rows))
     # A column in which no row has anything only makes the table wider.
     used = [at for at in range(len(columns)) if any(row[at] for row in rows)]
     return Table(
         heading=heading,
         columns=[columns[at] for at in used],
         rows=[tuple(row[at] for at in used) for row in rows],
-        note=f"{images}In brackets 95 % intervals. Guessing: the best of what is reached without looking, blindly or "
-        "from the label alone, and by chance; ceiling: the same attack on images that nobody protected, where it was "
-        "run. A twentieth of the images is more alike than the 95th percentile says. MSE/var is 0 for a copy and 1 for "
-        "the mean image.",
+        note=f"{images}In brackets 95 % intervals. Guessing, by grey, the mean image or another image, also one of the "
+        "same class, and chance are the floors: what lies beyond the best of them is a leak. Ceiling: the same attack "
+        "on images that nobody protected, where it was run. A twentieth of the images is more alike than the 95th "
+        "percentile says. MSE/var is 0 for a copy and 1 for the mean image.",
     )
 
 
@@ -278,14 +288,20 @@ def _outcome(row: Row) -> str:
     return f"{WORDS[row.outcome]} (its controls are open)" if void and row.outcome in FOUND else WORDS[row.outcome]
 
 
-def _figure(record: Record, name: str | None) -> tuple[str, str, str]:
-    """A figure with its interval below it, what guessing reaches and its ceiling; nothing where it was not measured."""
+def _figure(record: Record, name: str | None) -> tuple[str, str]:
+    """A figure with its interval below it, and its ceiling; nothing where it was not measured."""
     if name is None or name not in record["metrics"]:
-        return "", "", ""
+        return "", ""
     low, high = (_shown(name, end) for end in record["intervals"][name])
     top = record["floors"].get("ceiling", {}).get(name)
-    ceiling = "" if top is None else _shown(name, top)
-    return f"{_number(record, name)}\n[{low} to {high}]", _guess(record, name), ceiling
+    # Candidates are guessed by floors of their own, which are not among the rows.
+    guessed = f"\nguessing {_guess(record, name)}" if name == "confirm_top1" else ""
+    return f"{_number(record, name)}\n[{low} to {high}]{guessed}", "" if top is None else _shown(name, top)
+
+
+def _floor(record: Record, kind: str, name: str | None) -> str:
+    value = None if name is None else record["floors"].get(kind, {}).get(name)
+    return "" if value is None else _shown(name or "", value)
 
 
 def _guess(record: Record, name: str) -> str:
