@@ -25,6 +25,7 @@ import floors_table  # noqa: E402
 import model_card  # noqa: E402
 import protect  # noqa: E402
 import schemes  # noqa: E402
+import table_one  # noqa: E402
 
 from imageveil.audit.breaks import breaks_table  # noqa: E402
 from imageveil.audit.control_state import as_json, summarise  # noqa: E402
@@ -44,6 +45,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
         "docs/attacks.md",
         lambda: breaks_table(RESULTS / "attacks", RESULTS / "audits", RESULTS / "similarity"),
     ),
+    "table-one": ("docs/attacks.md", lambda: table_one.table(model_card.table_records(), "photos96")),
     "controls": ("docs/attacks.md", lambda: controls_table(RESULTS / "controls")),
 }
 
