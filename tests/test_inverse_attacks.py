@@ -335,6 +335,19 @@ def test_sdar_resumes_and_takes_labels(tiles, tmp_path):
         attack.fit(replace(given, plain_labels=None))
 
 
+def test_the_decoder_of_sdar_normalises_as_protected_images_ask(tiles):
+    given = known("recipe", "random-conv", tiles[:48], classifier=lambda x: x.mean(dim=(2, 3)))
+    attack = make_attack("sdar", {"steps": 3, **TINY}, preset="smoke")
+    decoder = attack.fit(given, Conditions(device=CPU)).decoder
+    layer = next(module for module in decoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    seen: list[Tensor] = []
+    with layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0])):
+        decoder(given.protected[:48].float() / 255, given.labels[:48])
+    assert torch.allclose(layer.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=1e-5)
+    spread = torch.stack([part.var(dim=(0, 2, 3)) for part in seen[0].split(16)]).mean(dim=0)
+    assert torch.allclose(layer.running_var, spread, rtol=1e-4)
+
+
 def test_a_step_of_sdar_moves_each_network_by_its_own_loss(tiles):
     given = known("recipe", "random-conv", tiles[:48], classifier=lambda x: x.mean(dim=(2, 3)))
     values = TINY | {"lambda1": 0.7, "lambda2": 0.3, "flips": 0.0, "padding": 0}

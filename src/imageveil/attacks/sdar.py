@@ -19,6 +19,7 @@ from imageveil.attacks.learning import batch_for, learn, parts_of, to_images
 from imageveil.attacks.surrogates import public_network
 from imageveil.errors import UsageError
 from imageveil.images.augment import crop_and_flip
+from imageveil.networks.batch_norm import measure_batch_norm
 from imageveil.networks.reconstructors import LabelFront, Reconstructor
 from imageveil.networks.sdar import ConvSimulator, LabelledCritic
 from imageveil.networks.unet import UNet, UNetConfig
@@ -26,6 +27,9 @@ from imageveil.presets.ranges import Count, Natural, Rate, Share, Weight, Widths
 from imageveil.schemes.controls import SLOPE, RandomConvScheme
 from imageveil.training.loop import epoch_batches, step_generator
 from imageveil.training.optimizers import set_rates
+
+SAMPLE = 5000
+"""Protected images, from the first on, that the decoder's batch norm is measured on."""
 
 OWN_STREAM = 8
 """Of the random numbers that first weights are drawn from (see `step_generator`)."""
@@ -89,6 +93,7 @@ class SDAR(Attack):
             conditions=conditions,
             stop_after=stop_after,
         )
+        game.measure_statistics()
         assert knowledge.classifier is not None
         return Decoded(game.networks["decoder"], knowledge.classifier, conditions)
 
@@ -203,6 +208,18 @@ class Game:
         judged.backward()
         self.optimizers[1].step()
         return {"understood": understood, "passed": passed, "error": error, "natural": natural, "critics": judged / 4}
+
+    def measure_statistics(self) -> None:
+        """Measure the decoder's batch norm anew, on protected images with their labels.
+
+        In training it is shown simulated ones in turn, so that its running statistics are those of a mixture.
+        """
+        decoder, device = self.networks["decoder"], self.conditions.device
+        batches = max(1, min(len(self.knowledge.protected), SAMPLE) // self.batch)
+        parts = [slice(self.batch * at, self.batch * (at + 1)) for at in range(batches)]
+        shown = ((device.batch(self.knowledge.protected[part]), self.labels[part].to(device.torch)) for part in parts)
+        with device.autocast():
+            measure_batch_norm(decoder, shown)
 
     def _flipped(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Replace a share of labels (N,) by random ones."""

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def measure_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def measure_batch_norm(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
     """Replace a network's running means and variances by their averages over some batches.
 
     Args:
         network: left in the mode that it is in.
-        batches: what it is given, one batch at a time.
+        batches: what it is called with, one batch at a time.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, training = [layer.momentum for layer in layers], network.training
@@ -21,7 +21,7 @@ def measure_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum = None  # the plain average over batches
     network.train()
     for batch in batches:
-        network(batch)
+        network(*batch)
     network.train(training)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

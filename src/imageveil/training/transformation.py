@@ -282,9 +282,9 @@ class TransformationTrainer:
         forward, backward = self.networks["forward"], self.networks["backward"]
         batches = torch.split(judged(self.given.data, SAMPLE).images, self.config.batch)
         with self.device.autocast(), torch.no_grad():
-            measure_batch_norm(forward, (self.device.batch(images) for images in batches))
+            measure_batch_norm(forward, ((self.device.batch(images),) for images in batches))
             forward.eval()
-            measure_batch_norm(backward, (forward(self.device.batch(images)).float() for images in batches))
+            measure_batch_norm(backward, ((forward(self.device.batch(images)).float(),) for images in batches))
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
