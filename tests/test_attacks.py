@@ -247,7 +247,7 @@ def test_oracle_protects_and_shows_nothing_else(train: ImageArrays) -> None:
 
 def test_threats_that_cannot_be(train: ImageArrays) -> None:
     scheme = SCHEMES["pixel-same"](bytes(32))
-    for threat in ("gradients", "recipe", "magic"):
+    for threat in ("gradients", "magic"):
         with pytest.raises(UsageError):
             build_knowledge(threat, scheme, train, images=2)
     with pytest.raises(UsageError, match="pairs"):
@@ -617,6 +617,16 @@ def test_controls_of_two_data_sets_do_not_share_a_run(train, test, tmp_path, mon
     folders.clear()
     controls.run_controls("x", tmp_path / "out", only=("gan:colour-order", "brute-force"), run=tmp_path)
     assert [name for name, *_ in folders] == ["brute-force-block-shuffle-bytes-exact", "gan-colour-order-ssim"]
+
+
+def test_attacks_without_a_use_for_the_clouds_classifier_neither_take_nor_train_one(train: ImageArrays) -> None:
+    known = build_knowledge("recipe", SCHEMES["random-conv"](bytes(32)), train)
+    assert known.threat == "recipe" and known.classifier is None
+    with pytest.raises(UsageError, match="sdar needs the cloud's classifier"):
+        make_attack("sdar", preset="smoke").fit(known)
+    for attack, threat in (("inverse-network", "recipe"), ("sdar", "ciphertext")):
+        with pytest.raises(UsageError, match=f"{attack} under the threat {threat} .* leave --classifier out"):
+            run_attack(attack, "gan-cifar10", "nowhere", threat=threat, classifier=Path("classifier.safetensors"))
 
 
 def test_long_runs_ask_for_the_commit_first(tmp_path) -> None:

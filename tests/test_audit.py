@@ -207,7 +207,7 @@ def test_single_cells_can_be_run(key, folder, tmp_path, copying):
     )
 
 
-def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying):
+def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying, monkeypatch):
     torch.manual_seed(0)
     scheme = LearnedScheme(UNet(UNetConfig(widths=(4, 8, 8))), label="tiny")
     scheme.save(tmp_path / "tiny.safetensors")
@@ -215,7 +215,11 @@ def test_a_learned_scheme_under_recipe_and_gradients(folder, tmp_path, copying):
         threats=("recipe", "gradients"), attacks=("copying", "confirmation"), preset="smoke", device=CPU
     )
     shown = run_audit(str(tmp_path / "tiny.safetensors"), str(folder), tmp_path / "audit", options)
-    assert (tmp_path / "audit" / "cloud" / "classifier.safetensors").is_file()
+    assert not (tmp_path / "audit" / "cloud").exists()  # nothing here has a use for the cloud's classifier
+    monkeypatch.setattr(copying, "needs_classifier", True)
+    asking = replace(options, threats=("recipe",), attacks=("copying",))
+    run_audit(str(tmp_path / "tiny.safetensors"), str(folder), tmp_path / "asking", asking)
+    assert (tmp_path / "asking" / "cloud" / "classifier.safetensors").is_file()
     assert {path.name for path in (tmp_path / "audit" / "cells").iterdir()} == {
         "recipe-copying",
         "gradients-confirmation",
@@ -238,9 +242,8 @@ def test_under_recipe_a_learned_scheme_is_attacked_by_another_of_the_same_recipe
     run_audit(tiny, str(folder), tmp_path / "without", options)
     page = (tmp_path / "without" / "index.html").read_text()
     assert "--surrogate FILE" in page and not list((tmp_path / "without").glob("cells/*/record.json"))
-    given = replace(
-        options, surrogate=Path(another), classifier=tmp_path / "without" / "cloud" / "classifier.safetensors"
-    )
+    assert not (tmp_path / "without" / "cloud").exists()
+    given = replace(options, surrogate=Path(another))
     run_audit(tiny, str(folder), tmp_path / "with", given)
     [found] = (tmp_path / "with").glob("cells/*/record.json")
     assert json.loads(found.read_text())["attack"] == "inverse-network"

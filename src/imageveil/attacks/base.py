@@ -97,6 +97,7 @@ class Attack(ABC):
             so that an audit runs it there too.
         schemes: the published algorithms it applies to; None for all.
         needs_plain: whether it has a use for unpaired plain images.
+        needs_classifier: whether it has a use for the cloud's classifier, which takes long to train.
         budgets: for an attack that trains, the values of each preset that differ from its defaults.
         more_variants: those that it tries in the budget `paper` only.
         variants: the sets of values that an audit tries; those beyond the first only under the strongest of its threat
@@ -108,6 +109,7 @@ class Attack(ABC):
     gains: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...] | None] = None
     needs_plain: ClassVar[bool] = True
+    needs_classifier: ClassVar[bool] = False
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     more_variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
@@ -135,7 +137,7 @@ class Attack(ABC):
         """Refuse what the attack cannot work with.
 
         Raises:
-            UsageError: the threat model or the scheme is none of the attack's.
+            UsageError: the threat model or the scheme is none of the attack's, or its classifier is missing.
         """
         if knowledge.threat not in self.threats:
             able = " or ".join(self.threats)
@@ -144,6 +146,8 @@ class Attack(ABC):
             raise UsageError(
                 f"{self.name} does not apply to {knowledge.scheme.name}; it is for {', '.join(self.schemes or ())}"
             )
+        if self.needs_classifier and knowledge.classifier is None:
+            raise UsageError(f"{self.name} needs the cloud's classifier")
 
     @classmethod
     def values(cls) -> list[str]:

@@ -96,7 +96,8 @@ class Knowledge:
         known_pairs: under `pairs`, plain images with their protected selves.
         oracle: under `oracle` and `gradients`, protects any plain batch.
         transformation: under `gradients`, the differentiable h, float [0, 1] to float [0, 1].
-        classifier: under `recipe`, the cloud's classifier, protected floats in [0, 1] to logits.
+        classifier: under `recipe`, the cloud's classifier, protected floats in [0, 1] to logits; None for an attack
+            that has no use for it.
         recipe: under `recipe`, what is public about the making of the scheme.
     """
 
@@ -228,7 +229,7 @@ def ciphertext(
 
 
 def recipe(
-    scheme: Scheme, train: ImageArrays, *, classifier: Transformation, public: Mapping[str, Any], **options: Any
+    scheme: Scheme, train: ImageArrays, *, classifier: Transformation | None, public: Mapping[str, Any], **options: Any
 ) -> Knowledge:
     """As `ciphertext` (which takes the other options), with the cloud's classifier and the public recipe."""
     known = ciphertext(scheme, train, **options)

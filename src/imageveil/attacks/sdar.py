@@ -55,6 +55,7 @@ class SDAR(Attack):
     name: ClassVar[str] = "sdar"
     threats: ClassVar[tuple[str, ...]] = ("recipe",)
     schemes: ClassVar[tuple[str, ...] | None] = ("learned", "random-conv")
+    needs_classifier: ClassVar[bool] = True
     budgets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"steps": 20_000, "batch": 128, "widths": (64, 128, 256)},
         "quick": {},

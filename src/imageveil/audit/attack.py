@@ -71,7 +71,7 @@ def build_knowledge(
         images: use only so many protected images.
         pairs: number of pairs under the threat `pairs`.
         seed: decides the halves.
-        cloud: where the cloud's classifier comes from; needed under the threat `recipe`.
+        cloud: under `recipe`, where the cloud's classifier comes from; None where the attack has no use for it.
         base: the knowledge under `ciphertext` from the same arguments, so that nothing is protected twice.
         public: under `recipe`, what is public about the making of the scheme; None takes `public_recipe`.
 
@@ -80,27 +80,24 @@ def build_knowledge(
     """
     options: dict[str, Any] = {"plain": plain, "images": images, "seed": seed, "base": base}
 
-    def recipe(source: Cloud) -> Knowledge:
+    def recipe() -> Knowledge:
         seen = knowledge.ciphertext(scheme, train, **options)
         return knowledge.recipe(
             scheme,
             train,
-            classifier=source.open(seen, train.classes),
+            classifier=None if cloud is None else cloud.open(seen, train.classes),
             public=public_recipe(scheme) if public is None else public,
             **(options | {"base": seen}),
         )
 
     builders: dict[str, Callable[[], Knowledge]] = {
         "ciphertext": lambda: knowledge.ciphertext(scheme, train, **options),
+        "recipe": recipe,
         "pairs": lambda: knowledge.pairs(scheme, train, number=pairs, **options),
         "oracle": lambda: knowledge.oracle(scheme, train, **options),
         "gradients": lambda: knowledge.gradients(scheme, train, **options),
     }
-    if cloud is not None:
-        builders["recipe"] = lambda: recipe(cloud)
     if threat not in builders:
-        if threat in THREATS:
-            raise UsageError(f"--threat {threat} needs the cloud's classifier; use --threat ciphertext without one")
         raise UsageError(f"there is no threat model {threat!r}; choose one of: {', '.join(THREATS)}")
     return builders[threat]()
 

@@ -268,10 +268,10 @@ def _row(
         seed = options.seed + cell.repeat
         conditions = Conditions(seed=seed, device=options.device, folder=folder / TRAINING, trained=trained)
         try:
-            known = subject.knowledge(cell.threat, pairs=cell.pairs, cloud=cloud)
-            found, pictures = subject.put_to(
-                cell.make(options.preset), known, preset=options.preset, conditions=conditions
-            )
+            attack = cell.make(options.preset)
+            source = cloud if attack.needs_classifier else None
+            known = subject.knowledge(cell.threat, pairs=cell.pairs, cloud=source)
+            found, pictures = subject.put_to(attack, known, preset=options.preset, conditions=conditions)
         except (UsageError, RunError) as error:
             # One attack that cannot run, or diverges, leaves the others as they are; the page says so.
             _say(f"not run: {error}")

@@ -78,15 +78,14 @@ class ProtectedOnly(Subject):
             "images": images,
         }
 
-    def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
+    def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud | None) -> Knowledge:
         """See `Subject.knowledge`."""
         if threat == "ciphertext":
             return self.base
         public: dict[str, Any] = dict.fromkeys(("architecture", "preset", "data", "init"))
         public |= {"scheme": self.algorithm, "block": self.public.block}
-        return replace(
-            self.base, threat=threat, classifier=cloud.open(self.base, self.protected.classes), recipe=public
-        )
+        classifier = None if cloud is None else cloud.open(self.base, self.protected.classes)
+        return replace(self.base, threat=threat, classifier=classifier, recipe=public)
 
     def put_to(
         self, attack: Attack, known: Knowledge, *, preset: str, conditions: Conditions

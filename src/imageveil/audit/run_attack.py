@@ -77,7 +77,8 @@ def run_attack(
         preset: budget of an attack that trains.
         run: directory for its training, to be continued by the same call.
         device: where it trains; None for the processor.
-        classifier: under the threat `recipe`, the cloud's classifier; None trains one, below `run` if that is given.
+        classifier: under the threat `recipe`, the cloud's classifier for an attack that uses it; None trains one, below
+            `run` if that is given.
         recogniser: a classifier of plain images of this kind, to add the figure `recognition`.
         out: JSON file for the record.
         seed: decides every random choice.
@@ -92,7 +93,10 @@ def run_attack(
     # The checkout may move on while this runs.
     commit()
     check_writable(out)
-    chosen, opened = make_attack(attack, values, preset=preset), load_scheme(scheme)
+    chosen = make_attack(attack, values, preset=preset)
+    if classifier is not None and not (chosen.needs_classifier and threat == "recipe"):
+        raise UsageError(f"{attack} under the threat {threat} has no use for a classifier: leave --classifier out")
+    opened = load_scheme(scheme)
     other = None if plain is None else load_arrays(plain, "train")
     train, test = train_and_test(data, seed)
     conditions = Conditions(seed=seed, folder=run)
@@ -107,7 +111,8 @@ def run_attack(
         device=conditions.device,
         seed=seed,
     )
-    known = build_knowledge(threat, opened, train, plain=other, images=images, pairs=pairs, seed=seed, cloud=cloud)
+    options: dict[str, Any] = {"plain": other, "images": images, "pairs": pairs, "seed": seed}
+    known = build_knowledge(threat, opened, train, cloud=cloud if chosen.needs_classifier else None, **options)
     test = judged(test, test_images)
     found, _ = attack_and_judge(
         chosen, opened, known, test, train=train, preset=preset, conditions=conditions, recogniser=eye, seed=seed

@@ -66,8 +66,8 @@ class Subject(ABC):
     key: str = ""
 
     @abstractmethod
-    def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
-        """What an attacker under this threat model has."""
+    def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud | None) -> Knowledge:
+        """What an attacker under this threat model has; without `cloud` not the classifier of `recipe`."""
 
     @abstractmethod
     def put_to(
@@ -146,7 +146,7 @@ class OwnersSubject(Subject):
         self._bases: dict[str, Knowledge] = {}
         self._floor: dict[str, dict[str, float]] | None = None
 
-    def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud) -> Knowledge:
+    def knowledge(self, threat: str, *, pairs: int | None, cloud: Cloud | None) -> Knowledge:
         """See `Subject.knowledge`; training images are protected once for all threat models."""
         return self._knowledge(self.scheme, threat, pairs=pairs, cloud=cloud)
 
