@@ -243,15 +243,15 @@ def test_under_recipe_a_learned_scheme_is_attacked_by_another_of_the_same_recipe
     page = (tmp_path / "without" / "index.html").read_text()
     assert "--surrogate FILE" in page and not list((tmp_path / "without").glob("cells/*/record.json"))
     assert not (tmp_path / "without" / "cloud").exists()
-    given = replace(options, surrogate=Path(another))
+    given = replace(options, surrogate=(Path(another),))
     run_audit(tiny, str(folder), tmp_path / "with", given)
     [found] = (tmp_path / "with").glob("cells/*/record.json")
     assert json.loads(found.read_text())["attack"] == "inverse-network"
     with pytest.raises(UsageError, match="the audited scheme itself"):
-        run_audit(tiny, str(folder), tmp_path / "same", replace(given, surrogate=Path(tiny)))
+        run_audit(tiny, str(folder), tmp_path / "same", replace(given, surrogate=(Path(tiny),)))
     # Another surrogate is another audit.
     with pytest.raises(UsageError, match="surrogate"):
-        run_audit(tiny, str(folder), tmp_path / "with", replace(given, surrogate=None))
+        run_audit(tiny, str(folder), tmp_path / "with", replace(given, surrogate=()))
     with pytest.raises(UsageError, match="give --data"):
         run_audit(str(folder), None, tmp_path / "alone", given)
 
@@ -287,7 +287,7 @@ def test_options_that_protected_images_alone_honour_or_refuse(faces_of_two, tmp_
     assert len(known.labels.unique()) == 2 and len(known.labels) == len(known.protected) == 30
     with pytest.raises(UsageError, match=r"other settings \(images, scheme\)"):
         run_audit(str(where), None, tmp_path / "audit", replace(few, images=31))
-    for option, value in {"surrogate": tmp_path, "recogniser": tmp_path, "ceiling": "all"}.items():
+    for option, value in {"surrogate": (tmp_path,), "recogniser": tmp_path, "ceiling": "all"}.items():
         with pytest.raises(UsageError, match=f"--{option} needs the plain images .*: give --data"):
             run_audit(str(where), None, tmp_path / "other", replace(few, **{option: value}))
 

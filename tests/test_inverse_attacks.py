@@ -274,18 +274,36 @@ def test_a_run_belongs_to_the_scheme_that_its_attacker_made(tiles, tmp_path):
     SCHEMES["pixel-same"](bytes(32)).save(tmp_path / "one")
     SCHEMES["pixel-same"](bytes([1] * 32)).save(tmp_path / "two")
     first, other = (replace(given, recipe={"surrogate": str(tmp_path / name)}) for name in ("one", "two"))
-    replace(attack, surrogate=str(tmp_path / "one")).fit(given, folder)
+    replace(attack, surrogate=(str(tmp_path / "one"),)).fit(given, folder)
     SCHEMES["pixel-same"](bytes([1] * 32)).save(tmp_path / "one")
     with pytest.raises(UsageError, match="given"):
-        replace(attack, surrogate=str(tmp_path / "one")).fit(given, folder)
+        replace(attack, surrogate=(str(tmp_path / "one"),)).fit(given, folder)
     assert own_scheme(first, 0).digest == own_scheme(other, 0).digest != own_scheme(given, 0).digest
     negative, same = ({"surrogate": change} for change in (lambda x, *_: 255 - x, lambda x, *_: x))
     assert own_scheme(replace(given, recipe=negative), 0).digest != own_scheme(replace(given, recipe=same), 0).digest
 
 
+def test_several_schemes_of_the_attackers_own_share_the_images(tiles):
+    given = known("recipe", "pixel-same", tiles[:32])
+    ways = [lambda x, *_: 255 - x, lambda x, *_: x, lambda x, *_: x.flip(-1)]
+    own = own_scheme(replace(given, recipe={"surrogate": ways}), 0)
+    images, dealt = tiles[:32], set()
+    for occasion in ("views 0", "views 1", "views 2", "views 3", "views 4"):
+        shown = own.oracle(images, occasion)
+        took = [
+            [torch.equal(one, way(image)) for way in ways].index(True) for one, image in zip(shown, images, strict=True)
+        ]
+        assert took == [(took[0] + at) % 3 for at in range(32)]
+        dealt.add(took[0])
+        assert torch.equal(own.oracle(images, occasion), shown)
+    assert len(dealt) > 1  # an image does not stay with one scheme
+    assert own.oracle(images[:2], "views 0").shape == (2, 3, 32, 32)
+    assert own.digest != own_scheme(replace(given, recipe={"surrogate": ways[:2]}), 0).digest
+
+
 def test_only_an_attacker_under_recipe_has_a_use_for_a_surrogate(tiles, tmp_path):
     SCHEMES["pixel-same"](bytes([1] * 32)).save(tmp_path / "own")
-    values = {"surrogate": str(tmp_path / "own")}
+    values = {"surrogate": (str(tmp_path / "own"),)}
     attack = make_attack("inverse-network", {"steps": 1, **TINY, **values})
     attack.fit(known("recipe", "pixel-same", tiles[:32]), Conditions(device=CPU))
     for threat in ("pairs", "oracle"):

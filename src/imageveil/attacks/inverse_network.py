@@ -76,7 +76,7 @@ class InverseNetwork(Attack):
         lr: Adam's rate, falling to zero along a cosine.
         renew: epochs after which an attacker with an oracle crops and mirrors its images anew and has them protected.
         padding: pixels of that crop. Known pairs are not augmented: their protected halves cannot be.
-        surrogate: under `recipe`, a scheme that the attacker made by the same recipe, by name or path; None takes what
+        surrogate: under `recipe`, schemes that the attacker made by the same recipe, by name or path; none takes what
             `Knowledge.recipe` holds, or a key of the attacker's own (see `imageveil.attacks.surrogates`).
     """
 
@@ -100,7 +100,7 @@ class InverseNetwork(Attack):
     lr: Rate = 1e-3
     renew: Count = 5
     padding: Natural = 2
-    surrogate: str | None = None
+    surrogate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.network not in ("unet", "residual"):
@@ -122,15 +122,15 @@ class InverseNetwork(Attack):
     @classmethod
     def threats_against(cls, scheme: str, values: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, ...]:
         """Only an attacker without pairs of the scheme itself has a use for a surrogate. See `Attack`."""
-        return ("recipe",) if values.get("surrogate") is not None else super().threats_against(scheme, values, recipe)
+        return ("recipe",) if values.get("surrogate") else super().threats_against(scheme, values, recipe)
 
     def require(self, knowledge: Knowledge) -> None:
         """Also refuse a surrogate under other threats than `recipe`. See `Attack.require`."""
         super().require(knowledge)
-        if self.surrogate is not None and knowledge.threat != "recipe":
+        if self.surrogate and knowledge.threat != "recipe":
             raise UsageError(
-                f"surrogate={self.surrogate} is for the threat recipe, not {knowledge.threat}, whose attacker has "
-                "pairs of the scheme itself; leave it out"
+                f"surrogate={','.join(self.surrogate)} is for the threat recipe, not {knowledge.threat}, whose "
+                "attacker has pairs of the scheme itself; leave it out"
             )
 
     def fit(

@@ -3,15 +3,20 @@
 `Knowledge.recipe` may hold
 
 - `surrogate`: a scheme that the attacker made by the same recipe, as a shipped name, the path of a scheme file, or a
-  function that protects uint8 images; for a learned scheme this is another training run;
+  function that protects uint8 images, or a sequence of them; for a learned scheme this is another training run;
 - `init`: the public scheme that the private one was continued from (`imageveil train --init`), by name or path;
 - `architecture`: the fields of `UNetConfig` that the transformation network has.
 """
 
 import hashlib
 import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from imageveil.attacks.knowledge import Knowledge, Oracle, fingerprint, protector
@@ -56,23 +61,39 @@ def open_quietly(name: str) -> OwnScheme:
         return OwnScheme.of(load_scheme(name))
 
 
-def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> OwnScheme:
+def together(schemes: Sequence[OwnScheme]) -> OwnScheme:
+    """Several schemes as one that gives each its share of the images, another share on every occasion.
+
+    What is learned from all of them leans less on what only one of them has (domain randomisation, Tobin et al. 2017,
+    arXiv 1703.06907).
+    """
+    if len(schemes) == 1:
+        return schemes[0]
+
+    def protect(images: Tensor, occasion: str = "") -> Tensor:
+        first = zlib.crc32(occasion.encode()) % len(schemes)
+        shares = [range((first + number) % len(schemes), len(images), len(schemes)) for number in range(len(schemes))]
+        parts = [scheme.oracle(images[share], occasion) for scheme, share in zip(schemes, shares, strict=True)]
+        return torch.cat(parts)[torch.tensor([at for share in shares for at in share]).argsort()]
+
+    return OwnScheme(oracle=protect, digest=" ".join(scheme.digest for scheme in schemes))
+
+
+def own_scheme(knowledge: Knowledge, seed: int, *, made: Sequence[str] = ()) -> OwnScheme:
     """A scheme of the attacker's own: what the recipe says, or the public algorithm under a key of its own.
 
     Args:
         knowledge: what the attacker has.
         seed: decides the key.
-        made: a scheme that goes before what the recipe says, by name or path.
+        made: schemes that go before what the recipe says, by name or path.
 
     Raises:
         UsageError: the scheme is learned and the recipe holds nothing made by it.
     """
     chosen = made or knowledge.recipe.get("surrogate") or knowledge.recipe.get("init")
-    if callable(chosen):
-        shown: dict[str, Tensor | None] = {"probes": chosen(knowledge.plain[:PROBES])}
-        return OwnScheme(oracle=chosen, digest=fingerprint(shown))
     if chosen is not None:
-        return open_quietly(str(chosen))
+        several: Sequence[Any] = chosen if isinstance(chosen, list | tuple) else [chosen]
+        return together([_take(one, knowledge.plain[:PROBES]) for one in several])
     kind = SCHEMES.get(knowledge.scheme.name)
     secret = hashlib.sha256(f"an attacker's own key {seed}".encode()).digest()
     if kind is not None and issubclass(kind, KeyedScheme):
@@ -85,6 +106,12 @@ def own_scheme(knowledge: Knowledge, seed: int, *, made: str | None = None) -> O
         f"under the threat recipe an attacker of {knowledge.scheme.name} needs a scheme of its own, trained by the "
         "same recipe; name it with --set surrogate=FILE, in an audit with --surrogate FILE"
     )
+
+
+def _take(made: str | Path | Oracle, probes: Tensor) -> OwnScheme:
+    if callable(made):
+        return OwnScheme(oracle=made, digest=fingerprint({"probes": made(probes)}))
+    return open_quietly(str(made))
 
 
 def public_network(name: str) -> UNet:

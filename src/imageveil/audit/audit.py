@@ -63,7 +63,7 @@ class AuditOptions:
         pairs: numbers of pairs under the threat `pairs`.
         test_images: judge on so many test images, from the first on.
         classifier: the cloud's classifier, for the threat `recipe`.
-        surrogate: for the threat `recipe`, a scheme that the attacker has made by the same recipe.
+        surrogate: for the threat `recipe`, schemes that the attacker has made by the same recipe.
         recogniser: a classifier of plain images of the judged kind.
         controls: folder of control records; None takes those recorded for the package.
         ceiling: for which attacks the same attack on plain images is run: `none`, `exact` or `all`.
@@ -82,7 +82,7 @@ class AuditOptions:
     pairs: tuple[int, ...] = (100,)
     test_images: int = 1000
     classifier: Path | None = None
-    surrogate: Path | None = None
+    surrogate: tuple[Path, ...] = ()
     recogniser: Path | None = None
     controls: Path | None = None
     ceiling: str = "exact"
@@ -110,7 +110,7 @@ def open_subject(target: str, data: str | None, options: AuditOptions) -> Subjec
         algorithm = check_algorithm(options.algorithm)
         if data is None:
             judging = {
-                "surrogate": options.surrogate is not None,
+                "surrogate": bool(options.surrogate),
                 "recogniser": options.recogniser is not None,
                 "ceiling": options.ceiling not in ("none", AuditOptions.ceiling),
             }
@@ -219,8 +219,11 @@ def given_networks(options: AuditOptions) -> dict[str, str]:
     Raises:
         UsageError: a file cannot be read.
     """
-    given = {name: getattr(options, name) for name in ("classifier", "recogniser", "surrogate")}
-    return {name: file_digest(path) for name, path in given.items() if path is not None}
+    given = {name: getattr(options, name) for name in ("classifier", "recogniser")}
+    found = {name: file_digest(path) for name, path in given.items() if path is not None}
+    if options.surrogate:
+        found["surrogate"] = " ".join(file_digest(path) for path in options.surrogate)
+    return found
 
 
 def _viewers(subject: Subject, out: Path) -> list[Row]:

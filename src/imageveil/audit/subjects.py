@@ -1,7 +1,7 @@
 """What an audit is made of: a scheme with its owner's images, or protected images alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -92,11 +92,11 @@ class OwnersSubject(Subject):
         recogniser: adds the figure `recognition`.
         ceiling: for which attacks the same attack on plain images is run: `none`, `exact` or `all`.
         impossible: why a threat model cannot be tried.
-        surrogate: file of a scheme that an attacker under `recipe` has made by the same recipe.
+        surrogate: files of schemes that an attacker under `recipe` has made by the same recipe.
         seed: decides every random choice.
 
     Raises:
-        UsageError: `ceiling` is unknown, or the surrogate is no scheme file, or the scheme itself.
+        UsageError: `ceiling` is unknown, or a surrogate is no scheme file, or the scheme itself.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class OwnersSubject(Subject):
         recogniser: Recogniser | None = None,
         ceiling: str = "exact",
         impossible: Mapping[str, str] | None = None,
-        surrogate: Path | None = None,
+        surrogate: Sequence[Path] = (),
         seed: int = 0,
     ) -> None:
         if ceiling not in CEILINGS:
@@ -119,10 +119,11 @@ class OwnersSubject(Subject):
         self.plain, self.images, self.recogniser, self.ceiling, self.seed = plain, images, recogniser, ceiling, seed
         self.label, self.algorithm, self.data, self.judged = scheme.label, scheme.name, test.name, len(test)
         self.impossible, self.recipe = dict(impossible or {}), public_recipe(scheme)
-        if surrogate is not None:
-            if open_quietly(str(surrogate)).digest == digest(scheme.state()[0]):
-                raise UsageError(f"--surrogate {surrogate} is the audited scheme itself: that is the threat oracle")
-            self.recipe = {**self.recipe, "surrogate": str(surrogate)}
+        for path in surrogate:
+            if open_quietly(str(path)).digest == digest(scheme.state()[0]):
+                raise UsageError(f"--surrogate {path} is the audited scheme itself: that is the threat oracle")
+        if surrogate:
+            self.recipe = {**self.recipe, "surrogate": [str(path) for path in surrogate]}
         if not hasattr(scheme, "forward"):
             self.impossible.setdefault("gradients", f"{scheme.label} is no network, so that nobody has its gradients")
         self.identity = {

@@ -183,7 +183,7 @@ def audit(
         pairs=tuple(pairs or (100,)),
         test_images=test_images,
         classifier=classifier,
-        surrogate=surrogate,
+        surrogate=tuple(surrogate or ()),
         recogniser=recogniser,
         controls=controls,
         ceiling=ceiling,

@@ -27,6 +27,7 @@ RecogniserFile = Annotated[
     Path | None, typer.Option(help="A classifier of plain images of this kind: adds the figure recognition.")
 ]
 SurrogateFile = Annotated[
-    Path | None, typer.Option(help="A scheme that the attacker made by the same recipe, for --threat recipe.")
+    list[Path] | None,
+    typer.Option(help="A scheme that the attacker made by the same recipe, for --threat recipe; may be repeated."),
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the preset: key=value.")]
