@@ -978,6 +978,16 @@ def test_the_cheapest_attack_that_breaks(tmp_path, monkeypatch):
     assert "| what the attacker has |" in lines[0]
     assert len(lines) == 6 and lines[2].startswith("| mine | d | none of 2 breaks it; nearest: sdar | recipe |")
     assert lines[3].startswith("| tanaka | d | statistics | ciphertext | 1,000 protected, 500 plain images | 90.0 |")
+    theft = made("leaked-inverse", reid=whole, seconds=0.1) | {"scheme": "robbed"}
+    theft["metrics"] |= {"logged_mse_var": 0.1}
+    write_json(tmp_path / "theft.json", theft)
+    [robbed] = [line for line in breaks_table(tmp_path).splitlines() if "robbed" in line]
+    assert "| leaked-inverse | ciphertext | the owner's run directory, stolen | 0.1 |" in robbed
+    # Whoever finds that asks for more than everyone who has no thief.
+    write_json(tmp_path / "with.json", made("inverse-network", "oracle", reid=whole) | {"scheme": "robbed"})
+    assert "| robbed | d | inverse-network | oracle |" in breaks_table(tmp_path)
+    for name in ("theft", "with"):
+        (tmp_path / f"{name}.json").unlink()
     write_json(
         tmp_path / "g.json",
         made("feature-reconstruction", scheme="pixels", reid=whole) | {"metrics": found["a"]["metrics"]},

@@ -9,7 +9,7 @@ from imageveil.audit.cells import Cell
 from imageveil.audit.conclusion import duration, percent
 from imageveil.audit.control_state import ControlResult, load_controls, void_reason
 from imageveil.audit.similarity import mean_removed
-from imageveil.audit.verdict import Record, breaks, excess, guess, headline
+from imageveil.audit.verdict import Record, breaks, excess, guess, headline, stolen
 from imageveil.errors import UsageError
 from imageveil.records import made_on, read_records
 from imageveil.schemes import SCHEMES
@@ -21,6 +21,7 @@ NEEDS = {
     "oracle": "any image protected",
     "gradients": "the scheme itself",
 }
+STOLEN = "the owner's run directory, stolen"
 LOOKING, SUBTRACTING = "looking", "looking, the mean subtracted"
 """What the table calls viewers, who need no attack."""
 
@@ -31,10 +32,14 @@ HEAD = (
 
 
 def cost(record: Record) -> tuple[int, float, float]:
-    """How much an attack asks for: threat model, then pairs, then protected images, then seconds."""
+    """How much an attack asks for: threat model (theft last), then pairs, then protected images, then seconds."""
     metrics = record["metrics"]
     needed = metrics.get("attacker_pairs", metrics.get("attacker_protected", 0.0))
-    return THREATS.index(record["threat"]), float(needed), float(record["seconds"] or 0.0)
+    return (
+        len(THREATS) if stolen(record) else THREATS.index(record["threat"]),
+        float(needed),
+        float(record["seconds"] or 0.0),
+    )
 
 
 def cheapest(records: Sequence[Record]) -> Record | None:
@@ -102,7 +107,11 @@ def _line(records: Sequence[Record], controls: Sequence[ControlResult]) -> str:
     name, metrics = headline(best), best["metrics"]
     assert name is not None
     low, high = best["intervals"][name]
-    needs = NEEDS[best["threat"]].format(images=_images(best), pairs=int(metrics.get("attacker_pairs", 0)))
+    needs = (
+        STOLEN
+        if stolen(best)
+        else NEEDS[best["threat"]].format(images=_images(best), pairs=int(metrics.get("attacker_pairs", 0)))
+    )
     algorithm = best["scheme"] if best["scheme"] in SCHEMES else "learned"
     void = ""
     if note and (

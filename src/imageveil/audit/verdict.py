@@ -203,6 +203,11 @@ def _weak(record: Record) -> list[str]:
     return found
 
 
+def stolen(record: Record) -> bool:
+    """Whether an attack used an inverse out of the owner's run directory, which no threat model grants."""
+    return record["attack"] == "leaked-inverse" and "logged_mse_var" in record["metrics"]
+
+
 def breaks(record: Record) -> bool:
     """Whether an attack reconstructs so much that it breaks the scheme."""
     return finding(record) == "breaks"
