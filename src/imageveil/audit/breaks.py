@@ -35,11 +35,8 @@ def cost(record: Record) -> tuple[int, float, float]:
     """How much an attack asks for: threat model (theft last), then pairs, then protected images, then seconds."""
     metrics = record["metrics"]
     needed = metrics.get("attacker_pairs", metrics.get("attacker_protected", 0.0))
-    return (
-        len(THREATS) if stolen(record) else THREATS.index(record["threat"]),
-        float(needed),
-        float(record["seconds"] or 0.0),
-    )
+    rank = len(THREATS) if stolen(record) else THREATS.index(record["threat"])
+    return rank, float(needed), float(record["seconds"] or 0.0)
 
 
 def cheapest(records: Sequence[Record]) -> Record | None:
@@ -107,11 +104,9 @@ def _line(records: Sequence[Record], controls: Sequence[ControlResult]) -> str:
     name, metrics = headline(best), best["metrics"]
     assert name is not None
     low, high = best["intervals"][name]
-    needs = (
-        STOLEN
-        if stolen(best)
-        else NEEDS[best["threat"]].format(images=_images(best), pairs=int(metrics.get("attacker_pairs", 0)))
-    )
+    needs = NEEDS[best["threat"]].format(images=_images(best), pairs=int(metrics.get("attacker_pairs", 0)))
+    if stolen(best):
+        needs = STOLEN
     algorithm = best["scheme"] if best["scheme"] in SCHEMES else "learned"
     void = ""
     if note and (
