@@ -282,7 +282,8 @@ def continued_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> l
         "So three schemes like it do not show what was on a photograph, neither to the eye nor by squared error, but "
         "the matchers name the image in about half of the cases, a little more often than with no attack and the mean "
         "subtracted (on ten times as many images, with about as many candidates each). That speaks of three: an "
-        "attacker with a hundred has not been tried, nor one who fits a simulation to the protected images (`sdar`). Keep the run directory to yourself.",
+        "attacker with a hundred has not been tried, nor one who fits a simulation to the protected images (`sdar`). "
+        "Keep the run directory to yourself.",
         "",
         *(f"- {row['attack']}, {row['threat']}: {source(row)}, {row['seconds']:.0f} s" for row in rows),
         "",
