@@ -113,6 +113,18 @@ def test_a_ctrl_c_is_told_in_one_sentence_and_left_to_the_main_process():
         assert pool.submit(signal.getsignal, signal.SIGINT).result(30) == signal.SIG_IGN
 
 
+@pytest.mark.parametrize("module", ["torch", "numpy"])
+def test_memory_that_runs_out_is_told_in_one_sentence(module):
+    done = replaced(f"__import__('{module}').empty(2**55)")
+    assert done.returncode == 1
+    assert done.stderr.startswith("imageveil: memory ran out; ") and len(done.stderr.splitlines()) == 1
+
+
+def test_an_error_that_nobody_caused_keeps_its_traceback():
+    done = replaced("(_ for _ in ()).throw(RuntimeError('shapes'))")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "shapes" in done.stderr
+
+
 def test_names_that_are_no_text_can_be_told():
     done = replaced("['caf' + chr(0xdce9)]", PYTHONIOENCODING="utf-8:strict")
     assert done.returncode == 0 and done.stdout == "caf\\udce9\n"

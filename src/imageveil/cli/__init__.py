@@ -8,12 +8,16 @@ from imageveil.cli import judge as judge
 from imageveil.cli import keep as keep
 from imageveil.cli import learn as learn
 from imageveil.cli.options import app
-from imageveil.errors import RunError, UsageError
+from imageveil.errors import RunError, UsageError, out_of_memory
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
 """The exit code that Typer makes of a Ctrl-C."""
+
+OUT_OF_MEMORY = (
+    "memory ran out; use fewer or smaller images, or a smaller batch where the command has one (--set batch=)"
+)
 
 
 def main() -> None:
@@ -41,4 +45,9 @@ def main() -> None:
         if error.filename is None:
             raise
         print(f"imageveil: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"imageveil: {OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imageveil.deploy.engines import Engine
 from imageveil.deploy.streams import Streams
+from imageveil.errors import out_of_memory
 from imageveil.images.decode import TOO_LARGE, ImageError
 from imageveil.images.pixels import empty_pixels
 from imageveil.schemes.base import Scheme
@@ -111,8 +112,7 @@ class Protector:
         except ImageError as error:
             return error
         except (MemoryError, RuntimeError) as error:
-            # PyTorch has no error of its own for a processor's memory.
-            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             return ImageError(f"{TOO_LARGE} under {self.scheme.name!r}")
 
