@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from imageveil.attacks import ATTACKS
 from imageveil.schemes import SCHEMES
 from imageveil.schemes.catalogue import generate_scheme
 from imageveil.training.classifier import class_scheme
@@ -83,9 +84,10 @@ def find_scheme(name: str, runs: Path, classifier: Path | None = None) -> str:
 
 
 def run(trial: Trial, given: argparse.Namespace) -> None:
-    """Attack, unless the record is there."""
+    """Attack, unless the record is there; an attack that trains goes on where it was stopped."""
     few = f"-{trial.images}" if trial.images != 1000 else ""
-    record = given.out / f"{Path(given.data).name}-{trial.name}{few}.json"
+    name = f"{Path(given.data).name}-{trial.name}{few}"
+    record = given.out / f"{name}.json"
     if record.is_file():
         return
     command = [sys.executable, "-m", "imageveil", "attack", trial.attack, find_scheme(trial.scheme, given.runs)]
@@ -94,7 +96,8 @@ def run(trial: Trial, given: argparse.Namespace) -> None:
     command += ["--preset", given.preset]
     command += ["--threat", "pairs", "--pairs", str(trial.pairs)] if trial.pairs else []
     command += [part for value in trial.values for part in ("--set", value)]
-    print(f"{trial.name}{few}", flush=True)
+    command += ["--run", str(given.runs / name)] if ATTACKS[trial.attack].budgets else []
+    print(name, flush=True)
     subprocess.run(command, check=True)
 
 

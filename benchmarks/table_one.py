@@ -3,10 +3,10 @@
     python benchmarks/table_one.py --data data/photos96
     python benchmarks/table_one.py --table
 
-The attacks run in the budget `quick`, one call of `imageveil attack` each; a trial whose record is there is skipped.
-Accuracies are those of `benchmarks/accuracy.py`. What an attack got is struck out where it missed its control or has
-none: it then says nothing of the scheme. The paper's GA uses no labels. Against networks it needs them here to reach
-its control, so that both stand there, the one without struck out.
+The attacks run in the budget `quick`, one call of `imageveil attack` each; a trial whose record is there is skipped,
+one that was interrupted goes on. Accuracies are those of `benchmarks/accuracy.py`. What an attack got is struck out
+where it missed its control or has none: it then says nothing of the scheme. The paper's GA uses no labels. Against
+networks it needs them here to reach its control, so that both stand there, the one without struck out.
 """
 
 import argparse

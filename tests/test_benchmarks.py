@@ -57,3 +57,20 @@ def test_what_is_recorded_is_not_made_again(records, tmp_path):
     plain, of_class = dict(records.accuracies(given))["accuracy-class"]
     assert str(Path(plain[plain.index("--run") + 1]) / "classifier.safetensors") in of_class
     assert all("--preset" in command for _, commands in records.audits(given) for command in commands)
+
+
+def test_an_attack_that_trains_can_be_continued_and_an_exact_one_needs_no_folder(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(GPU.parent))
+    import breaks
+
+    commands = []
+    monkeypatch.setattr(breaks.subprocess, "run", lambda command, check: commands.append(command))
+    given = argparse.Namespace(data="data/photos96", plain=None, preset="quick", runs=tmp_path, out=tmp_path / "out")
+    for attack in ("gan", "statistics"):
+        breaks.run(breaks.Trial(scheme="pixel-same", attack=attack), given)
+    trains, exact = commands
+    assert trains[trains.index("--run") + 1] == str(tmp_path / "photos96-gan-pixel-same") and "--run" not in exact
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "photos96-gan-pixel-same.json").write_text("{}")
+    breaks.run(breaks.Trial(scheme="pixel-same", attack="gan"), given)
+    assert len(commands) == 2
