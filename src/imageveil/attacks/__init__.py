@@ -15,5 +15,8 @@ from imageveil.attacks import statistics as statistics
 from imageveil.attacks import unshared_weights as unshared_weights
 from imageveil.attacks.base import ATTACKS, Attack, Conditions, Matcher, Reconstruction, make_attack
 from imageveil.attacks.knowledge import THREATS, Knowledge
+from imageveil.plugins import load_plugins
 
 __all__ = ["ATTACKS", "THREATS", "Attack", "Conditions", "Knowledge", "Matcher", "Reconstruction", "make_attack"]
+
+load_plugins("imageveil.attacks")

@@ -1,5 +1,6 @@
 """Schemes: each turns a uint8 batch of plain images into a uint8 batch of protected images."""
 
+from imageveil.plugins import load_plugins
 from imageveil.schemes import blockwise as blockwise
 from imageveil.schemes import compressible as compressible
 from imageveil.schemes import controls as controls
@@ -11,3 +12,5 @@ from imageveil.schemes import tanaka as tanaka
 from imageveil.schemes.base import SCHEMES, Scheme, load_scheme
 
 __all__ = ["SCHEMES", "Scheme", "load_scheme"]
+
+load_plugins("imageveil.schemes")

@@ -57,7 +57,7 @@ class Scheme(ABC):
     kind: ClassVar[str] = "network"
     reversible: ClassVar[bool] = False
     cloud_change: ClassVar[str] = "nothing"
-    published: ClassVar[str] = "this package"
+    published: ClassVar[str] = "-"
     alignment: int = 1
     public: bool = False
 

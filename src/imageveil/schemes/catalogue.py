@@ -87,7 +87,8 @@ def key_space_warning(scheme: Scheme, size: int) -> str | None:
     bits = scheme.key_bits(size, size)
     if bits >= SAFE_BITS:
         return None
+    blocks = f" with blocks of {scheme.block} pixels" if scheme.has_blocks else ""
     return (
-        f"{scheme.name} with blocks of {scheme.block} pixels has only {bits:.0f} key bits at {size}x{size}, "
+        f"{scheme.name}{blocks} has only {bits:.0f} key bits at {size}x{size}, "
         f"fewer than {SAFE_BITS}: the key can be searched for"
     )
