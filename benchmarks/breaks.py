@@ -96,7 +96,8 @@ def run(trial: Trial, given: argparse.Namespace) -> None:
     command += ["--preset", given.preset]
     command += ["--threat", "pairs", "--pairs", str(trial.pairs)] if trial.pairs else []
     command += [part for value in trial.values for part in ("--set", value)]
-    command += ["--run", str(given.runs / name)] if ATTACKS[trial.attack].budgets else []
+    if ATTACKS[trial.attack].budgets:
+        command += ["--run", str(given.runs / name), "--sheet", str(record.with_suffix(".png"))]
     print(name, flush=True)
     subprocess.run(command, check=True)
 

@@ -42,6 +42,7 @@ from imageveil.audit.controls import controls_table, describe_control, run_contr
 from imageveil.audit.leakage import measure
 from imageveil.audit.puzzles import puzzle_figures
 from imageveil.audit.run_attack import parse_values, run_attack
+from imageveil.audit.sheets import sheet
 from imageveil.audit.subjects import OwnersSubject
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
@@ -627,6 +628,23 @@ def test_attacks_without_a_use_for_the_clouds_classifier_neither_take_nor_train_
     for attack, threat in (("inverse-network", "recipe"), ("sdar", "ciphertext")):
         with pytest.raises(UsageError, match=f"{attack} under the threat {threat} .* leave --classifier out"):
             run_attack(attack, "gan-cifar10", "nowhere", threat=threat, classifier=Path("classifier.safetensors"))
+
+
+def test_a_sheet_shows_plain_protected_and_guessed_images(train, test, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("imageveil.audit.run_attack.train_and_test", lambda *_: (train, test))
+    scheme = SCHEMES["pixel-same"](bytes(32))
+    scheme.save(tmp_path / "key")
+    run_attack("feature-reconstruction", str(tmp_path / "key"), "faces", threat="ciphertext", sheet=tmp_path / "a.png")
+    few = test.images[:8]
+    protected = scheme.protect(few)
+    guess = make_attack("feature-reconstruction").fit(build_knowledge("ciphertext", scheme, train))
+    expected = sheet(few, protected, guess.reconstruct(protected), columns=4, scale=2)
+    assert (tmp_path / "a.png").read_bytes() == expected
+    with pytest.warns(UserWarning, match="confirmation reconstructs no image"):
+        run_attack("confirmation", str(tmp_path / "key"), "faces", threat="oracle", sheet=tmp_path / "b.png")
+    assert not (tmp_path / "b.png").exists()
+    with pytest.raises(UsageError, match=r"--sheet .*a.jpg: a sheet is a PNG file"):
+        run_attack("confirmation", "nowhere", "nowhere", threat="oracle", sheet=tmp_path / "a.jpg")
 
 
 def test_long_runs_ask_for_the_commit_first(tmp_path) -> None:

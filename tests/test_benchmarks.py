@@ -59,7 +59,7 @@ def test_what_is_recorded_is_not_made_again(records, tmp_path):
     assert all("--preset" in command for _, commands in records.audits(given) for command in commands)
 
 
-def test_an_attack_that_trains_can_be_continued_and_an_exact_one_needs_no_folder(monkeypatch, tmp_path):
+def test_an_attack_that_trains_can_be_continued_and_looked_at(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(GPU.parent))
     import breaks
 
@@ -70,6 +70,7 @@ def test_an_attack_that_trains_can_be_continued_and_an_exact_one_needs_no_folder
         breaks.run(breaks.Trial(scheme="pixel-same", attack=attack), given)
     trains, exact = commands
     assert trains[trains.index("--run") + 1] == str(tmp_path / "photos96-gan-pixel-same") and "--run" not in exact
+    assert trains[trains.index("--sheet") + 1] == str(tmp_path / "out" / "photos96-gan-pixel-same.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "photos96-gan-pixel-same.json").write_text("{}")
     breaks.run(breaks.Trial(scheme="pixel-same", attack="gan"), given)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from imageveil.audit.leakage import measure
 from imageveil.audit.metrics import crop_to
 from imageveil.audit.puzzles import puzzle_figures
 from imageveil.audit.recognition import Recogniser
+from imageveil.audit.sheets import write_sheet
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
 from imageveil.records import record
@@ -27,6 +29,9 @@ from imageveil.schemes.blocks import pad_to_blocks
 
 EXACT = "exact"
 """What records say of attacks that have no training budget."""
+
+DRAWN = 8
+COLUMNS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +214,28 @@ def attack_and_judge(
         seconds=round(seconds, 2),
     )
     return made, judged
+
+
+def draw_attack(path: Path, scheme: Scheme, test: ImageArrays, judged: Judged) -> bool:
+    """Draw the first eight judged images: plain, protected, and what an attack made of them.
+
+    Args:
+        path: PNG file to write.
+        scheme: the scheme that was attacked.
+        test: the judged images.
+        judged: what the attack got out of them.
+
+    Returns:
+        Whether there was anything to draw: an attack that only matches makes no image.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    if judged.shown is None:
+        return False
+    few = test.subset(torch.arange(min(DRAWN, len(test))))
+    write_sheet(path, few.images, protect_batches(scheme, few.images, few.keys), judged.shown[:DRAWN], columns=COLUMNS)
+    return True
 
 
 def attacker_figures(known: Knowledge) -> dict[str, float]:

@@ -11,14 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from imageveil.attacks import Conditions, knowledge, make_attack
-from imageveil.attacks.knowledge import protect_batches
-from imageveil.audit.attack import attack_and_judge, build_knowledge
+from imageveil.audit.attack import attack_and_judge, build_knowledge, draw_attack
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.control_table import CONTROLS, Control, command, trained_before
-from imageveil.audit.sheets import write_sheet
 from imageveil.audit.short_run import short_run
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays, judged, load_arrays, train_and_test
@@ -28,9 +24,6 @@ from imageveil.training.device import Device
 
 CLOUD_EPOCHS = 4
 """Of the classifier that the attacker of a control takes from the cloud."""
-
-DRAWN = 8
-COLUMNS = 4
 
 
 def run_control(
@@ -87,10 +80,8 @@ def run_control(
         found, judged = attack_and_judge(
             attack, scheme, known, test, floor={}, preset=preset, conditions=conditions, seed=seed
         )
-    if picture is not None and judged.shown is not None:
-        few = test.subset(torch.arange(min(DRAWN, len(test))))
-        protected = protect_batches(scheme, few.images, few.keys)
-        write_sheet(picture, few.images, protected, judged.shown[:DRAWN], columns=COLUMNS)
+    if picture is not None:
+        draw_attack(picture, scheme, test, judged)
     target: dict[str, Any] = {control.metric: control.target}
     if control.tolerance is not None:
         target["tolerance"] = control.tolerance

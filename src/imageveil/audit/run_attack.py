@@ -1,14 +1,16 @@
 """`imageveil attack`: one attack on one scheme, by names and paths."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from imageveil.attacks import ATTACKS, Attack, Conditions, make_attack
-from imageveil.audit.attack import attack_and_judge, build_knowledge
+from imageveil.audit.attack import attack_and_judge, build_knowledge, draw_attack
 from imageveil.audit.cloud import Cloud
 from imageveil.audit.recognition import Recogniser
+from imageveil.audit.sheets import check_png
 from imageveil.errors import UsageError
 from imageveil.images.arrays import judged, load_arrays, train_and_test
 from imageveil.records import check_writable, commit, write_json
@@ -60,6 +62,7 @@ def run_attack(
     classifier: Path | None = None,
     recogniser: Path | None = None,
     out: Path | None = None,
+    sheet: Path | None = None,
     seed: int = 0,
 ) -> str:
     """Attack a scheme by name or file with images by name or path; write the record if `out` is given.
@@ -81,6 +84,7 @@ def run_attack(
             `run` if that is given.
         recogniser: a classifier of plain images of this kind, to add the figure `recognition`.
         out: JSON file for the record.
+        sheet: PNG file for the first judged images: plain, protected and reconstructed.
         seed: decides every random choice.
 
     Returns:
@@ -93,6 +97,9 @@ def run_attack(
     # The checkout may move on while this runs.
     commit()
     check_writable(out)
+    if sheet is not None:
+        check_png("--sheet", sheet)
+        check_writable(sheet)
     chosen = make_attack(attack, values, preset=preset)
     if classifier is not None and not (chosen.needs_classifier and threat == "recipe"):
         raise UsageError(f"{attack} under the threat {threat} has no use for a classifier: leave --classifier out")
@@ -114,11 +121,13 @@ def run_attack(
     options: dict[str, Any] = {"plain": other, "images": images, "pairs": pairs, "seed": seed}
     known = build_knowledge(threat, opened, train, cloud=cloud if chosen.needs_classifier else None, **options)
     test = judged(test, test_images)
-    found, _ = attack_and_judge(
+    found, guesses = attack_and_judge(
         chosen, opened, known, test, train=train, preset=preset, conditions=conditions, recogniser=eye, seed=seed
     )
     if out is not None:
         write_json(out, found)
+    if sheet is not None and not draw_attack(sheet, opened, test, guesses):
+        warnings.warn(f"{attack} reconstructs no image, so {sheet} was not drawn", stacklevel=2)
     return describe(found, chosen)
 
 

@@ -65,6 +65,16 @@ def write_sheet(path: Path, *batches: Sequence[Tensor] | Tensor, columns: int) -
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 
 
+def check_png(option: str, path: Path) -> None:
+    """Refuse a name that does not say that it is a sheet's.
+
+    Raises:
+        UsageError: it does not end in .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{option} {path}: a sheet is a PNG file; give a name that ends in .png")
+
+
 def scale_for(images: Sequence[Tensor] | Tensor) -> int:
     """The whole factor that makes the largest image about 64 pixels high, or 1."""
     return max(1, CELL // max(image.shape[-2] for image in images))
@@ -100,8 +110,7 @@ def run_sheet(scheme: str, data: str, *, out: Path, split: str = "test", images:
     """
     if images < 1:
         raise UsageError(f"--images {images}: give a positive number")
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: a sheet is a PNG file; give a name that ends in .png")
+    check_png("--out", out)
     opened = load_scheme(scheme)
     records = list(islice(open_source(data, split), images))
     if not records:

@@ -59,6 +59,9 @@ def attack(
     device: DeviceName = "auto",
     precision: Precision = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the result record to this JSON file.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw the first images to this PNG: plain, protected, guessed.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Put a scheme to an attack and print what it gets, beside what guessing gets."""
@@ -82,6 +85,7 @@ def attack(
             classifier=classifier,
             recogniser=recogniser,
             out=out,
+            sheet=sheet,
             seed=seed,
         )
     )
