@@ -15,7 +15,7 @@ import ablation
 from imageveil.audit.breaks import STOLEN
 from imageveil.audit.conclusion import WORDS
 from imageveil.audit.similarity import mean_removed
-from imageveil.audit.verdict import excess, finding, guess, stolen
+from imageveil.audit.verdict import finding, guess, stolen, strength
 from imageveil.records import made_on, read_records
 from imageveil.schemes import load_scheme
 from imageveil.schemes.learned import LearnedScheme
@@ -54,8 +54,7 @@ def telling(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         key = (row["task"], row["attack"], row["threat"], row["data"], row["metrics"].get("attacker_pairs"))
-        strength = excess if row["task"] == "attack" else lambda one: one["n"]
-        kept[key] = max(kept.get(key, row), row, key=strength)
+        kept[key] = max(kept.get(key, row), row, key=strength if row["task"] == "attack" else lambda one: one["n"])
     return [*kept.values()]
 
 

@@ -618,6 +618,11 @@ def test_a_doubt_that_is_inherited_counts_once():
 def test_the_strongest_is_told_by_what_is_sure():
     sure, lucky = made("gan", reid=(0.30, 0.28, 0.32)), made("statistics", reid=(0.40, 0.20, 0.63))
     assert judge_threat("ciphertext", [row(sure), row(lucky)]).best.title == "gan"
+    # Of two that name every image, the one that shows more of it.
+    named = {"reid": (1.0, 0.994, 1.0)}
+    clear, blurred = made("gan", ssim=(0.83, 0.82, 0.84), **named), made(ssim=(0.77, 0.76, 0.78), **named)
+    for rows in ([row(clear), row(blurred)], [row(blurred), row(clear)]):
+        assert judge_threat("ciphertext", rows).best.title == "gan"
 
 
 def test_half_of_two_candidates_is_no_break():

@@ -9,7 +9,7 @@ from imageveil.audit.cells import Cell
 from imageveil.audit.conclusion import duration, percent
 from imageveil.audit.control_state import ControlResult, load_controls, void_reason
 from imageveil.audit.similarity import mean_removed
-from imageveil.audit.verdict import Record, breaks, excess, guess, headline, stolen
+from imageveil.audit.verdict import Record, breaks, guess, headline, stolen, strength
 from imageveil.errors import UsageError
 from imageveil.records import made_on, read_records
 from imageveil.schemes import SCHEMES
@@ -99,7 +99,7 @@ def _line(records: Sequence[Record], controls: Sequence[ControlResult]) -> str:
     best = cheapest(records)
     note = ""
     if best is None:
-        best = max(records, key=excess)
+        best = max(records, key=strength)
         note = f"none of {len({one['attack'] for one in records})} breaks it; nearest: "
     name, metrics = headline(best), best["metrics"]
     assert name is not None

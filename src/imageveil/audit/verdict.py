@@ -108,12 +108,14 @@ def guess(record: Record, metric: str) -> float | None:
     return min(values) if metric == "mse_var" else max(values)
 
 
-def excess(record: Record) -> float:
-    """By how much the lower end of the headline's interval exceeds guessing; negative where it does not."""
-    name = headline(record)
-    if name is None:
-        return float("-inf")
-    return float(record["intervals"][name][0]) - (guess(record, name) or 0.0)
+def strength(record: Record) -> tuple[float, float]:
+    """What orders attacks: the excess of the headline's lower end over guessing, and where that is equal, SSIM.
+
+    Attacks that name every image are equal in the first; the second tells which of them shows more of it.
+    """
+    name, unknown = headline(record), float("-inf")
+    over = unknown if name is None else float(record["intervals"][name][0]) - (guess(record, name) or 0.0)
+    return over, float(record["metrics"].get("ssim", unknown))
 
 
 def finding(record: Record) -> str:
@@ -186,9 +188,9 @@ def _most(rows: Sequence[Row], figure: str) -> int:
     return int(max((row.record["metrics"].get(figure, 0) for row in rows if row.record is not None), default=0))
 
 
-def _strength(row: Row) -> tuple[int, float]:
+def _strength(row: Row) -> tuple[float, ...]:
     harm = {"leaks": 1, "confirms": 2, "breaks": 2}.get(row.outcome, 0)
-    return harm, float("-inf") if row.record is None else excess(row.record)
+    return harm, *((float("-inf"),) * 2 if row.record is None else strength(row.record))
 
 
 def _weak(record: Record) -> list[str]:
