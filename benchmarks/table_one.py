@@ -10,12 +10,13 @@ networks it needs them here to reach its control, so that both stand there, the 
 """
 
 import argparse
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from breaks import Trial, run
+from breaks import Trial, find_scheme, run
 
 from imageveil.audit.cells import Cell
 from imageveil.audit.control_state import load_controls, void_reason, without_labels
@@ -90,12 +91,17 @@ def named(record: dict[str, Any] | None) -> str:
     return struck(text, record)
 
 
+def seen(record: dict[str, Any] | None) -> str:
+    """How many images are named without any attack, by the protected images as they are."""
+    return "-" if record is None else f"{100 * record['metrics']['reid_within']:.1f} %"
+
+
 def table(records: list[dict[str, Any]], data: str) -> str:
     """The records as Markdown, beside the paper's figures."""
     used: list[dict[str, Any]] = []
 
     def find(scheme: str, task: str, *, labels: bool = True, **wanted: Any) -> dict[str, Any] | None:
-        wanted |= {"scheme": scheme, "task": task, "preset": "quick"}
+        wanted = {"scheme": scheme, "task": task, "preset": "quick"} | wanted
         alike = [r for r in records if all(r[name] == value for name, value in wanted.items())]
         found = next((r for r in alike if bool(r["metrics"].get("labels", 1)) == labels), None)
         if found is not None:
@@ -106,15 +112,17 @@ def table(records: list[dict[str, Any]], data: str) -> str:
         return find(scheme, "attack", labels=labels, attack=attack, data=data, threat="ciphertext")
 
     lines = [
-        "| scheme | UWA, SSIM | GA, SSIM | without labels | GA, named within the class | CIFAR-10, % | CIFAR-100, % |",
-        "|---|---|---|---|---|---|---|",
+        "| scheme | UWA, SSIM | GA, SSIM | without labels | looking, named within the class | GA, named within the class | "
+        "CIFAR-10, % | CIFAR-100, % |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         theirs = row.published or (None,) * 4
         positions = attacked(row.scheme, "unshared-weights")
         taught, published = (attacked(row.scheme, "gan", labels=labels) for labels in (True, False))
         cells = [f"{ssim(positions)} / {shown(theirs[0], '.3f')}", f"{ssim(taught)} / {shown(theirs[1], '.3f')}"]
-        cells += [ssim(published), named(taught)]
+        looked = find(row.scheme, "similarity", data=data, preset=None)
+        cells += [ssim(published), seen(looked), named(taught)]
         for name, value in zip(("cifar10", "cifar100"), theirs[2:], strict=True):
             found = find(row.scheme, "classify", data=name, adaptation=row.adaptation, augment="live")
             mark = " \\*" if found is not None and found["earlier"] else ""
@@ -124,6 +132,16 @@ def table(records: list[dict[str, Any]], data: str) -> str:
     return "\n".join([*lines, "", *earlier_note(used), made_on(used)])
 
 
+def look(scheme: str, given: argparse.Namespace) -> None:
+    """Measure what the protected images show without any attack, unless the record is there."""
+    record = given.out / f"{Path(given.data).name}-similarity-{scheme}.json"
+    elsewhere = Path("results/similarity") / f"{Path(given.data).name}-{scheme}.json"
+    if record.is_file() or elsewhere.is_file():
+        return
+    command = [sys.executable, "-m", "imageveil", "similarity", find_scheme(scheme, given.runs)]
+    subprocess.run([*command, "--data", given.data, "--out", str(record)], check=True)
+
+
 def main() -> None:
     """Run the trials that have no record, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,13 +149,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/table-one"))
     parser.add_argument("--out", type=Path, default=Path("results/table-one"))
     parser.add_argument("--preset", default="quick", help="budget of the attacks; the table has those of quick")
-    parser.add_argument("--only", nargs="*", default=[], help="names of trials, for example gan-tanaka")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="names of trials, for example gan-tanaka, or of schemes to look at"
+    )
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
         print(table(table_records(), Path(given.data).name))
         return
     given.plain = None
+    for row in ROWS:
+        if row.scheme != "none" and (not given.only or row.scheme in given.only):
+            look(row.scheme, given)
     for trial in trials():
         if not given.only or trial.name in given.only:
             run(trial, given)
