@@ -112,8 +112,8 @@ def table(records: list[dict[str, Any]], data: str) -> str:
         return find(scheme, "attack", labels=labels, attack=attack, data=data, threat="ciphertext")
 
     lines = [
-        "| scheme | UWA, SSIM | GA, SSIM | without labels | looking, named within the class | GA, named within the class | "
-        "CIFAR-10, % | CIFAR-100, % |",
+        "| scheme | UWA, SSIM | GA, SSIM | without labels | looking, named within the class | "
+        "GA, named within the class | CIFAR-10, % | CIFAR-100, % |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
@@ -149,9 +149,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/table-one"))
     parser.add_argument("--out", type=Path, default=Path("results/table-one"))
     parser.add_argument("--preset", default="quick", help="budget of the attacks; the table has those of quick")
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="names of trials, for example gan-tanaka, or of schemes to look at"
-    )
+    parser.add_argument("--only", nargs="*", default=[], help="trials, as gan-tanaka, or schemes to look at")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
