@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imageveil.attacks import Conditions, Knowledge, inverse_network, make_attack
-from imageveil.attacks.gradients import total_variation
+from imageveil.attacks.gradients import Search, total_variation
 from imageveil.attacks.inverse_network import InverseNetwork, TrainingPairs, make_front
 from imageveil.attacks.knowledge import Pairs, PublicScheme, protector
 from imageveil.attacks.leaked_inverse import Stolen
@@ -490,6 +490,39 @@ def test_gradients_over_weights_and_from_a_start(tiles):
         assert torch.equal(first, second) and first.shape == (3, 3, 32, 32)
     with pytest.raises(UsageError, match="start"):
         make_attack("gradients", {"prior": "network", "start": "inverse"})
+
+
+@pytest.mark.parametrize("values", [{"prior": "network", "steps": 4}, {"batch": 6, "steps": 5}])
+def test_search_resumed_equals_uninterrupted(values, tiles, tmp_path, capsys):
+    given = known("gradients", "random-conv", tiles[:32])
+    attack = make_attack("gradients", values, preset="smoke")
+    conditions = Conditions(device=CPU, folder=tmp_path / "parts")
+    whole = attack.fit(given, Conditions(device=CPU))
+    answer = whole.reconstruct(given.protected[:10])
+    # Twice: in the midst of the second batch, and at the end of it.
+    midst = attack.steps + 2
+    first = Search(attack, given, None, conditions, stop_after=midst).reconstruct(given.protected[:10])
+    rows = 8 if "prior" in values else 6
+    assert torch.equal(first[:rows], answer[:rows]) and not first[rows:].any()
+    [folder] = (tmp_path / "parts").iterdir()
+    assert (tmp_path / "parts").stat().st_mode & 0o077 == 0
+    Search(attack, given, None, conditions, stop_after=attack.steps - 2).reconstruct(given.protected[:10])
+    lines = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, 2 * attack.steps + 1))
+    resumed = attack.fit(given, conditions)
+    assert torch.equal(resumed.reconstruct(given.protected[:10]), answer)
+    assert resumed.figures() == whole.figures() and resumed.seconds_before >= 0
+    # A finished search is read back, with what it took.
+    capsys.readouterr()
+    again = attack.fit(given, conditions)
+    assert torch.equal(again.reconstruct(given.protected[:10]), answer) and again.figures() == whole.figures()
+    assert again.seconds_before == json.loads((folder / "results.json").read_text())["seconds"] > 0
+    assert capsys.readouterr().err == ""
+    # Other images are another search, and other values of it are refused.
+    assert again.reconstruct(given.protected[:3]).shape == (3, 3, 32, 32)
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    with pytest.raises(UsageError, match="variation"):
+        replace(attack, variation=1.0).fit(given, conditions).reconstruct(given.protected[:10])
 
 
 def test_gradients_start_from_an_inverse_network_that_was_trained_before(tiles, tmp_path):
