@@ -55,6 +55,7 @@ ROWS = (
     Row(scheme="gan-cifar10", augment="once"),
     Row(scheme="gan-literal", published="90.73 %, ResNet-18, 200 epochs, in the paper"),
     Row(scheme="gan-literal", augment="once"),
+    Row(scheme="private"),
     Row(scheme="transform"),
     Row(scheme="block-shuffle", published="92.56 %, ResNet-18, 200 epochs"),
     Row(scheme="block-negative", published="93.41 %, ResNet-18, 200 epochs"),

@@ -3,9 +3,10 @@
     python benchmarks/gpu/records.py --data data --minutes 8 --at-once 6
     python benchmarks/gpu/records.py --data data --list
 
-Accuracies of every scheme, positive controls, the attacks of Table I and the audits of the shipped scheme on `cifar10`
-and `photos96`. Each job is a command that skips what is recorded and continues what was begun, so this one is simply
-repeated. `--preset smoke` tries them on a processor; its records belong outside `results`.
+Accuracies of every scheme, positive controls, the attacks of Table I, the audits of the shipped scheme on `cifar10`
+and `photos96`, attacks on the scheme continued from it, and the weights that `transform` is chosen among. Each job is a
+command that skips what is recorded and continues what was begun, so this one is simply repeated. `--preset smoke` tries
+them on a processor; its records belong outside `results`.
 """
 
 import argparse
@@ -19,15 +20,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imageveil.audit.cells import Cell, plan
+from imageveil.audit.cloud import public_recipe
 from imageveil.audit.control_table import CONTROLS
+from imageveil.schemes import SCHEMES, load_scheme
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import accuracy
 import table_one
+import transform_weight
+from breaks import find_scheme
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-SCHEME, AUDITED = "gan-cifar10", ("cifar10", "photos96")
+SCHEME, AUDITED, PRIVATE = "gan-cifar10", ("cifar10", "photos96"), "private"
+TRAINED = Cell(threat="oracle", attack="inverse-network").name
+CONTINUED = Cell(threat="gradients", attack="gradients", values={"start": "inverse"}).name
+"""A cell of an audit, and the one that starts from its network."""
 IMAGEVEIL = [sys.executable, "-m", "imageveil"]
+LONGEST = "sdar"
+"""Part of the names of the jobs that take longest, and are therefore started first."""
 POLL = 0.5
 """Seconds between two looks at what is running."""
 
@@ -102,27 +113,68 @@ def attacks_of_table_one(given: argparse.Namespace) -> Iterator[tuple[str, list[
 
 
 def audits(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
-    """The audits in parts that run side by side; the inverse network is trained where `gradients` starts from it."""
-    parts = {
-        "inverse": "--threat pairs --threat oracle --threat gradients --attack inverse-network --attack gradients",
-        "recipe": "--threat recipe --attack sdar --attack inverse-network:",
-        "gan": "--attack gan",
-        "sia-gan": "--attack sia-gan",
-        "rest": "--attack unshared-weights --attack feature-reconstruction --attack confirmation",
-    }
+    """A job for every cell without a record; one that continues from another's training comes behind that."""
+    recipe = public_recipe(load_scheme(SCHEME))
     for name in AUDITED:
-        for part, options in parts.items():
-            yield f"audit-{name}-{part}", [[*audit(given, name), *options.split()]]
+        left = {
+            cell.name: ["--cell", cell.name]
+            for cell in plan("learned", preset=given.preset, recipe=recipe)
+            if not (audit_folder(given, name) / "cells" / cell.name / "record.json").is_file()
+        }
+        start = left.pop(CONTINUED, None)
+        if start is not None:
+            left[TRAINED] = [*left.get(TRAINED, ["--cell", TRAINED]), *start]
+        for cell, options in left.items():
+            yield f"audit-{name}-{cell}", [[*audit(given, name), *options]]
+
+
+def audit_folder(given: argparse.Namespace, name: str) -> Path:
+    """Where the audit on a data set is."""
+    folder: Path = given.results / "audits" / f"{SCHEME}-{name}"
+    return folder
 
 
 def audit(given: argparse.Namespace, name: str) -> list[str]:
     """The whole audit on a data set; with every cell recorded it writes the page in seconds."""
-    out = given.results / "audits" / f"{SCHEME}-{name}"
-    return [*IMAGEVEIL, "audit", SCHEME, "--data", str(given.data / name), "--preset", given.preset, "--out", str(out)]
+    command = [*IMAGEVEIL, "audit", SCHEME, "--data", str(given.data / name), "--preset", given.preset]
+    command += ["--surrogate", str(given.surrogate)] if given.surrogate else []
+    return [*command, "--out", str(audit_folder(given, name))]
 
 
-KINDS = {"audits": audits, "accuracy": accuracies, "controls": controls, "table-one": attacks_of_table_one}
-"""What is made, the longest jobs first."""
+def private(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
+    """What an attacker who knows the recipe of the scheme continued from public weights gets, without a record."""
+    out, data = given.results / "attacks", given.data / "cifar10"
+    for attack in ("leaked-inverse", "sdar"):
+        record = out / f"cifar10-{attack}-{PRIVATE}-recipe.json"
+        if not record.is_file():
+            command = [*IMAGEVEIL, "attack", attack, find_scheme(PRIVATE, given.runs), "--data", str(data)]
+            command += ["--threat", "recipe", "--preset", given.preset, "--run", str(given.runs / record.stem)]
+            command += ["--out", str(record), "--sheet", str(record.with_suffix(".png"))]
+            yield f"private-{attack}", [command]
+
+
+def transforms(given: argparse.Namespace) -> Iterator[tuple[str, list[list[str]]]]:
+    """Every weight that `benchmarks/transform_weight.py` chooses among."""
+    out, data = given.results / "transform", str(given.data / "cifar10")
+    for weight in transform_weight.WEIGHTS:
+        if not transform_weight.recorded(out, weight):
+            command = [sys.executable, str(BENCHMARKS / "transform_weight.py"), "--data", data, "--out", str(out)]
+            command += ["--runs", str(given.runs / "transform"), "--only", str(weight)]
+            command += (
+                ["--preset", "smoke", "--recipe", "smoke", "--held-back", "50"] if given.preset == "smoke" else []
+            )
+            yield f"transform{weight:g}", [command]
+
+
+KINDS = {
+    "controls": controls,
+    "transform": transforms,
+    "table-one": attacks_of_table_one,
+    "audits": audits,
+    "private": private,
+    "accuracy": accuracies,
+}
+"""What is made, in this order."""
 
 
 def run(jobs: Sequence[Job], *, at_once: int, until: float) -> list[str]:
@@ -162,6 +214,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--preset", default="quick")
+    parser.add_argument(
+        "--surrogate", type=Path, help="another run of the audited scheme's recipe, see imageveil audit"
+    )
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--at-once", type=int, default=6)
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
@@ -176,6 +231,9 @@ def main() -> None:
     if given.list:
         print("\n".join(f"{job.name}: {' && '.join(map(shlex.join, job.commands))}" for job in jobs))
         return
+    jobs.sort(key=lambda job: LONGEST not in job.name)
+    for name in sorted({row.scheme for row in accuracy.ROWS} & SCHEMES.keys() - {"class"}):
+        find_scheme(name, given.runs / "accuracy")  # several jobs share a key, and must not make one each
     left = run(jobs, at_once=given.at_once, until=until)
     for name in AUDITED:
         if "audits" in given.only and not any(one.startswith(f"audit-{name}") for one in left):
