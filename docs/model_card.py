@@ -92,7 +92,8 @@ def source(row: dict[str, Any]) -> str:
 
 def accuracy_rows(records: list[dict[str, Any]], name: str) -> list[str]:
     lines = ["| data | images | accuracy | 95 % interval | n | of the time protecting |", "|---|---|---|---|---|---|"]
-    rows = [r for r in records if r["task"] == "classify" and r["preset"] == "quick" and r["scheme"] in ("none", name)]
+    wanted = ("classify", "quick", "live")
+    rows = [r for r in records if (r["task"], r["preset"], r["augment"]) == wanted and r["scheme"] in ("none", name)]
     for row in sorted(rows, key=lambda r: (r["data"], r["scheme"] != "none")):
         low, high = row["intervals"]["accuracy"]
         kind = "plain" if row["scheme"] == "none" else "protected"
@@ -129,7 +130,9 @@ def summary(records: list[dict[str, Any]], name: str) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     found: dict[tuple[str, str, str], dict[str, Any]] = {
-        (r["task"], r["data"], r["scheme"]): r for r in records if r["preset"] in (None, "quick")
+        (r["task"], r["data"], r["scheme"]): r
+        for r in records
+        if r["preset"] in (None, "quick") and r["augment"] in (None, "live")
     }
     used = []
     for data in ("cifar10", "cifar100", "photos96"):
@@ -172,7 +175,10 @@ def beside_rows(records: list[dict[str, Any]], schemes: list[LearnedScheme]) -> 
             and r["data"] == "cifar10"
             and r["preset"] in (None, "quick")
             and not r["attack"]
+            and r["augment"] in (None, "live")
         }
+        if "similarity" not in found:
+            continue
         training = scheme.training["transformation"]
         similarity = found["similarity"]["metrics"]
         reached = accuracy(found["classify"]) if "classify" in found else "-"
@@ -213,7 +219,7 @@ def literal_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> lis
         "",
         *beside_rows(
             records,
-            [scheme, *(open_learned(str(path)) for path in sorted(BESIDE.glob("*.safetensors")) if path != CONTINUED)],
+            [scheme, literal, open_learned(str(BESIDE / "transform.safetensors"))],
         ),
         "",
         *narrow_paragraph(records, (scheme.label, literal.label)),
