@@ -1,5 +1,6 @@
 """Floors, similarity, sheets, charts, pages and the demo, on real images."""
 
+import base64
 import io
 import json
 import re
@@ -290,6 +291,21 @@ def test_page_escapes_and_asks_for_nothing(tiles):
     found = inspect(html)
     assert "&lt;b&gt;" in html and "&lt;script&gt;" in html
     assert [found.tags.count(tag) for tag in ("h1", "h2", "table", "img", "polyline")] == [1, 4, 1, 1, 1]
+
+
+def test_a_large_sheet_is_compressed_on_the_page_and_a_small_one_is_not(photograph):
+    def embedded(image):
+        png = sheet([image])
+        assert Picture(caption="", png=png).source.endswith(base64.b64encode(png).decode())
+        kind, content = Picture(caption="", png=png, compress=True).source.removeprefix("data:image/").split(";base64,")
+        return png, kind, base64.b64decode(content)
+
+    png, kind, content = embedded(photograph[:, :64, :64])
+    assert (kind, content) == ("png", png)
+    png, kind, content = embedded(photograph)
+    assert kind == "webp" and len(content) < len(png) / 3
+    whole, shown = (np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), dtype=float) for file in (png, content))
+    assert np.abs(whole - shown).mean() < 4
 
 
 def test_photographs_come_without_network(monkeypatch):

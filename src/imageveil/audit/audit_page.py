@@ -200,7 +200,8 @@ def _sheets(verdict: ThreatVerdict, own: Sequence[Row], folder: Path) -> list[Se
         Sheet(
             heading=f"{verdict.threat}: {row.title}",
             rows=[pictures for choice in CHOICES if (pictures := _pictures(folder / row.folder, choice))],
-            note="The same images in the same places; plain images are shown only where there are any.",
+            note="The same images in the same places; plain images are shown only where there are any. "
+            "Large sheets are compressed here; as they are they lie below cells/.",
         )
         for row in able
     ]
@@ -212,7 +213,7 @@ def _pictures(folder: Path, choice: str) -> list[Picture]:
         path = folder / f"{choice}-{what}.png"
         if path.is_file():
             caption = f"{what}: {CHOICES[choice]}" if not found else what
-            found.append(Picture(caption=caption, png=path.read_bytes(), pixelated=True))
+            found.append(Picture(caption=caption, png=path.read_bytes(), pixelated=True, compress=True))
     return found
 
 

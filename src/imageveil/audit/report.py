@@ -1,14 +1,19 @@
 """One self-contained HTML page: text, tables, image sheets and curves in a single file that opens from disk."""
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from imageveil.audit.charts import Chart
 from imageveil.images.sinks import write_files
+
+LARGEST_PNG = 150_000
+"""Bytes up to which a picture that may be compressed is not; thirty sheets of protected photographs have 10 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +51,23 @@ class Picture:
         caption: what is shown, also read to those who do not see it.
         png: the file's bytes.
         pixelated: enlarge in whole pixels instead of smoothly, for sheets of small images.
+        compress: the page may hold it as WebP of quality 90 where the PNG is large.
     """
 
     caption: str
     png: bytes
     pixelated: bool = False
+    compress: bool = False
 
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+        kind, content = "png", self.png
+        if self.compress and len(content) > LARGEST_PNG:
+            buffer = io.BytesIO()
+            Image.open(io.BytesIO(content)).save(buffer, "WEBP", quality=90)
+            kind, content = "webp", buffer.getvalue()
+        return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
 @dataclass(frozen=True, kw_only=True)
