@@ -270,9 +270,9 @@ def continued_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> l
     return [
         "## A scheme continued from it",
         "",
-        f"`{own.label}` is what an owner gets: `imageveil train --init {scheme.label}` on {training['images']:,} "
-        f"images of {training['data']}, seed {training['seed']}, which draws a pattern of its own and continues from "
-        "the public weights.",
+        f"`{own.label}` is what an owner gets who saves the time: `imageveil train --init {scheme.label}` on "
+        f"{training['images']:,} images of {training['data']}, seed {training['seed']}, which draws a pattern of its "
+        "own and continues from the public weights.",
         "",
         *beside_rows(records, [scheme, own]),
         "",
@@ -284,11 +284,18 @@ def continued_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> l
         "",
         *attack_rows(rows),
         "",
-        "So three schemes like it do not show what was on a photograph, neither to the eye nor by squared error, but "
-        "the matchers name the image in about half of the cases, a little more often than with no attack and the mean "
-        "subtracted (on ten times as many images, with about as many candidates each). That speaks of three: an "
-        "attacker with a hundred has not been tried, nor one who fits a simulation to the protected images (`sdar`). "
-        "Keep the run directory to yourself.",
+        "**So it is not private from the cloud.** `sdar` has the classifier that the cloud trained, plain images of "
+        "the kind with their classes, and no pair; its simulator starts from the public weights, as the owner did. "
+        "What it makes of protected images has their colours and rough shapes (plain, protected, rebuilt), and names "
+        "nearly every one:",
+        "",
+        f"![What sdar rebuilds](../results/attacks/cifar10-sdar-{own.label}-recipe.png)",
+        "",
+        f"The same attack on `{scheme.label}` (above), whose weights it was not told, names fewer images than they do "
+        "by themselves once their mean is subtracted. Learn a scheme from nothing, with a seed of its own, rather than "
+        "from these weights. Three schemes like it, without the classifier, do not show what was on a photograph, but "
+        "the matchers name the image in about half of the cases; an attacker with a hundred has not been tried. Keep "
+        "the run directory to yourself.",
         "",
         *(f"- {row['attack']}, {row['threat']}: {source(row)}, {row['seconds']:.0f} s" for row in rows),
         "",
@@ -402,12 +409,13 @@ def card(name: str) -> str:
         "## What it is for, and what it is not",
         "",
         "- It hides images from view: from a person. The fixed matchers below name an image somewhat more often than "
-        "guessing does, and often once the mean is subtracted. That is all it does.",
+        "guessing does, and often once the mean is subtracted. That is all it does: a network that was trained on "
+        "protected photographs of 96 pixels draws the shapes of many (docs/audit.md).",
         "- It ships with the package, so it is **public**. Whoever has it can protect images of their own and learn "
         "from those pairs to undo it; the inverse that was trained beside it left "
         f"{percent(transformation['inverse'])} of the variance unexplained at the last step, so most of the image is "
-        "there to be recovered. A private scheme is made with `imageveil train --init " + name + "`; what was "
-        "measured of one stands below.",
+        "there to be recovered. An owner learns another, from nothing: one that was continued from this one "
+        "(`--init`) is not private, as stands below.",
         "- It is not the scheme of Sirichotedumrong and Kiya (2020). It has no discriminator towards preliminary "
         "protected images and no frozen VGG13; a viewer that learns along takes their place, the output is "
         "contrast-normalised, and the input is joined to a fixed pattern (docs/architecture.md). The paper's objective "

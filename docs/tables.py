@@ -26,6 +26,7 @@ import model_card  # noqa: E402
 import protect  # noqa: E402
 import schemes  # noqa: E402
 import table_one  # noqa: E402
+import transform_weight  # noqa: E402
 
 from imageveil.audit.breaks import breaks_table  # noqa: E402
 from imageveil.audit.control_state import as_json, summarise  # noqa: E402
@@ -40,6 +41,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "speed": ("docs/protect.md", lambda: protect.table(RESULTS / "throughput")),
     "engines": ("docs/protect.md", lambda: engines.table(RESULTS / "engines")),
     "accuracy": ("docs/schemes.md", lambda: accuracy.table("cifar10", RESULTS / "classify", accuracy.RECIPES)),
+    "weights": ("docs/schemes.md", lambda: transform_weight.table(RESULTS / "transform")),
     "rates": ("docs/schemes.md", lambda: schemes.table(RESULTS / "throughput")),
     "breaks": (
         "docs/attacks.md",

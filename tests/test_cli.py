@@ -167,6 +167,15 @@ def test_train_draws_its_seed_unless_one_is_given(given, seed, monkeypatch):
     assert done.exit_code == 0 and seen == [seed]
 
 
+@pytest.mark.parametrize(("init", "told"), [("gan-cifar10", True), ("own.safetensors", False), (None, False)])
+def test_train_tells_who_continues_from_public_weights(init, told, monkeypatch):
+    monkeypatch.setattr("imageveil.images.arrays.load_splits", lambda data: (None, None))
+    monkeypatch.setattr("imageveil.training.pipeline.train_scheme", lambda *_, **options: "scheme")
+    start = [] if init is None else ["--init", init]
+    done = CliRunner().invoke(app, ["train", "--data", "x", "--out", "y", "--device", "cpu", *start])
+    assert done.exit_code == 0 and ("leave --init out" in done.output) == told
+
+
 @pytest.mark.parametrize(
     "command", [["similarity", "x", "--data", "y"], ["train", "--data", "x", "--out", "y"], ["demo"]]
 )

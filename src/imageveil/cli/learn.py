@@ -1,5 +1,6 @@
 """Commands that train: a scheme, a classifier, the demo."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,7 @@ def train(
     from imageveil.errors import UsageError
     from imageveil.images.arrays import load_splits
     from imageveil.presets import CLASSIFIER_PRESETS, TRANSFORMATION_PRESETS, choose
+    from imageveil.schemes.base import shipped_schemes
     from imageveil.training.device import open_device
     from imageveil.training.pipeline import train_scheme
 
@@ -61,6 +63,12 @@ def train(
         classifier_file=classifier,
     )
     print(f"scheme written to {path}; keep it, and the run directory, to yourself")
+    if init in shipped_schemes():
+        print(
+            f"it continues from the public {init}: a classifier trained on what it protects is enough to rebuild the "
+            "images, so leave --init out where the cloud must not see them",
+            file=sys.stderr,
+        )
 
 
 @app.command()

@@ -251,5 +251,5 @@ def public_notice(name: str) -> str:
     """One line that says what a shipped scheme cannot do."""
     return (
         f"{name} ships with imageveil and is public: it hides images from view, but anyone who has the package can "
-        "learn to undo it. For a private scheme run: imageveil train --init " + name
+        "learn to undo it. Learn a scheme of your own: imageveil train --data YOUR-IMAGES --out RUN"
     )
