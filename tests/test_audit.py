@@ -40,6 +40,7 @@ from imageveil.audit.control_table import CONTROLS
 from imageveil.audit.leakage import measure
 from imageveil.audit.recognition import Recogniser
 from imageveil.audit.report import render
+from imageveil.audit.sheets import sheet
 from imageveil.audit.verdict import Row, breaks, finding, headline, judge_threat, outcome
 from imageveil.errors import UsageError
 from imageveil.images.arrays import ImageArrays
@@ -810,6 +811,19 @@ def test_the_page_shows_intervals_guesses_and_what_was_chosen_from(tmp_path):
     html = shown_page([row(found)], tmp_path)
     assert "the right one of 40 of all classes (reid_top1)." in html and "class is known" not in html
     assert "made from, one of 40 of all classes, since there are no labels, or fewer than ten images of a class" in html
+
+
+def test_the_page_shows_what_names_images_rather_than_what_is_grey(tmp_path, faces):
+    grey = made("gan", reid=(0.09, 0.06, 0.13), ssim=(0.23, 0.22, 0.24))
+    silhouettes = made("sia-gan", reid=(0.42, 0.36, 0.47), ssim=(0.08, 0.07, 0.09))
+    rows = [replace(row(found), folder=found["attack"]) for found in (grey, silhouettes)]
+    for one in rows:
+        (tmp_path / one.folder).mkdir()
+        (tmp_path / one.folder / "worst-reconstructed.png").write_bytes(sheet(faces[:2]))
+    looking = Row(title="looking", threat="ciphertext", record=made(None, reid=(0.9, 0.89, 0.91)), outcome="breaks")
+    for shown in (rows, [*rows, looking]):
+        html = shown_page(shown, tmp_path)
+        assert "ciphertext: sia-gan</h2>" in html and "ciphertext: gan</h2>" not in html
 
 
 def test_the_page_names_every_machine_and_command(tmp_path):

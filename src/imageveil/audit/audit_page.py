@@ -23,6 +23,7 @@ from imageveil.audit.verdict import (
     ThreatVerdict,
     guess,
     headline,
+    strength_of,
 )
 
 CHOICES = {
@@ -193,9 +194,8 @@ def _sheets(verdict: ThreatVerdict, own: Sequence[Row], folder: Path) -> list[Se
     able = [row for row in own if any((folder / row.folder).glob("*-reconstructed.png")) and row.folder]
     judged = [row for row in able if row.record is not None and row.outcome in JUDGED]
     if judged:
-        best = max(judged, key=lambda row: float(row.record["metrics"]["ssim"]) if row.record else 0.0)
-        first = verdict.best if verdict.best in judged else best
-        able = [first] if first is not None else []
+        # What names images, not what has the largest SSIM: a grey picture has more of that than a silhouette.
+        able = [max(judged, key=strength_of)]
     return [
         Sheet(
             heading=f"{verdict.threat}: {row.title}",

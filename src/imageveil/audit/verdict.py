@@ -159,10 +159,10 @@ def judge_threat(threat: str, rows: Sequence[Row], *, missing: Sequence[str] = (
         missing: attacks that reconstruct and apply but were left out by choice.
     """
     able = [row for row in rows if row.threat == threat or row.threat in CONTAINS[threat]]
-    confirmation = max((row for row in able if row.attack == CONFIRMATION), key=_strength, default=None)
+    confirmation = max((row for row in able if row.attack == CONFIRMATION), key=strength_of, default=None)
     own = [row for row in able if row.attack != CONFIRMATION]
     judged = [row for row in own if row.outcome in JUDGED]
-    best = max(judged, key=_strength, default=None)
+    best = max(judged, key=strength_of, default=None)
     found = None if best is None or best.outcome not in FOUND else best.outcome
     doubts = [f"{row.title}: {row.reason}" for row in own if row.outcome in ("void", "unjudged", "not run")]
     doubts += [f"{name}: not asked for" for name in missing]
@@ -188,7 +188,8 @@ def _most(rows: Sequence[Row], figure: str) -> int:
     return int(max((row.record["metrics"].get(figure, 0) for row in rows if row.record is not None), default=0))
 
 
-def _strength(row: Row) -> tuple[float, ...]:
+def strength_of(row: Row) -> tuple[float, ...]:
+    """What orders the rows of an audit: the harm of their outcome, then `strength`."""
     harm = {"leaks": 1, "confirms": 2, "breaks": 2}.get(row.outcome, 0)
     return harm, *((float("-inf"),) * 2 if row.record is None else strength(row.record))
 
