@@ -6,7 +6,8 @@
 Accuracies of every scheme, positive controls, the attacks of Table I, the audits of the shipped scheme on `cifar10`
 and `photos96`, attacks on the scheme continued from it, and the weights that `transform` is chosen among. Each job is a
 command that skips what is recorded and continues what was begun, so this one is simply repeated. `--preset smoke` tries
-them on a processor; its records belong outside `results`.
+them on a processor; its records belong outside `results`. Start NVIDIA's MPS before (`nvidia-cuda-mps-control -d`):
+small networks of many processes then run side by side on the GPU, not in turn.
 """
 
 import argparse
