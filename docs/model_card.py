@@ -279,8 +279,8 @@ def continued_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> l
         "Whoever attacks it has the public weights, too, and may continue from them as often as they like. Such an "
         "attacker was given three schemes, continued with the seeds 2, 3 and 4 on the same training images (more than "
         "a stranger would have: half of them are those that the cloud holds protected), and an inverse network that "
-        "learned from all three. `leaked-inverse` is the thief of the run directory, in which training leaves its own "
-        "inverse:",
+        "learned from all three. Where it was stolen, `leaked-inverse` is the thief of the run directory, in which "
+        "training leaves its own inverse:",
         "",
         *attack_rows(rows),
         "",
@@ -293,9 +293,10 @@ def continued_section(records: list[dict[str, Any]], scheme: LearnedScheme) -> l
         "",
         f"The same attack on `{scheme.label}` (above), whose weights it was not told, names fewer images than they do "
         "by themselves once their mean is subtracted. Learn a scheme from nothing, with a seed of its own, rather than "
-        "from these weights. Three schemes like it, without the classifier, do not show what was on a photograph, but "
-        "the matchers name the image in about half of the cases; an attacker with a hundred has not been tried. Keep "
-        "the run directory to yourself.",
+        "from these weights. Without the classifier neither three schemes like it nor the inverse of the public one "
+        "(`leaked-inverse` under `recipe`) shows what was on a photograph, but the matchers name the image in about "
+        "half of the cases by either; an attacker with a hundred such schemes has not been tried. Keep the run "
+        "directory to yourself.",
         "",
         *(f"- {row['attack']}, {row['threat']}: {source(row)}, {row['seconds']:.0f} s" for row in rows),
         "",
