@@ -894,6 +894,8 @@ def test_forms_and_budgets_that_no_control_speaks_for():
     assert void_reason(cell("gradients", "gradients", start="inverse"), "learned", [from_inverse]) is None
     reason = void_reason(cell("gradients", "gradients"), "learned", [from_inverse])
     assert "from the mean image" in reason and "none to make" in reason
+    reason = void_reason(cell("gradients", "gradients", prior="network"), "learned", [from_inverse])
+    assert "over the weights of a network" in reason and "none to make" in reason
     # One that needed more says nothing of less, one that needed less of more.
     large = control("sia-gan", "random-conv", True, preset="paper")
     assert "no control" in void_reason(cell("sia-gan"), "learned", [large])

@@ -136,8 +136,10 @@ def form(attack: str, algorithm: str, values: Mapping[str, Any] | None = None) -
         return f" with its {GENERATORS.get(block, 'block') if chosen == 'auto' else chosen} generator"
     if attack == "gradients":
         given = {"prior": "image", "start": "mean"} | dict(values or {})
+        if given["prior"] == "network":
+            return " over the weights of a network"
         # Alone from the mean it fits what was seen and misses the image, also where the image is there to be found.
-        return " from the mean image" if (given["prior"], given["start"]) == ("image", "mean") else ""
+        return " from the mean image" if given["start"] == "mean" else ""
     return ""
 
 
