@@ -410,8 +410,8 @@ def card(name: str) -> str:
         "## What it is for, and what it is not",
         "",
         "- It hides images from view: from a person. The fixed matchers below name an image somewhat more often than "
-        "guessing does, and often once the mean is subtracted. That is all it does: a network that was trained on "
-        "protected photographs of 96 pixels draws the shapes of many (docs/audit.md).",
+        "guessing does, and often once the mean is subtracted. That is all it does: a network that learns from "
+        "protected photographs of 96 pixels and others of the kind draws the shapes of many (docs/audit.md).",
         "- It ships with the package, so it is **public**. Whoever has it can protect images of their own and learn "
         "from those pairs to undo it; the inverse that was trained beside it left "
         f"{percent(transformation['inverse'])} of the variance unexplained at the last step, so most of the image is "

@@ -65,8 +65,8 @@ def train(
     print(f"scheme written to {path}; keep it, and the run directory, to yourself")
     if init in shipped_schemes():
         print(
-            f"it continues from the public {init}: a classifier trained on what it protects is enough to rebuild the "
-            "images, so leave --init out where the cloud must not see them",
+            f"it continues from the public {init}: with a classifier trained on what it protects, and other images of "
+            "the kind, the protected ones can be rebuilt; leave --init out where the cloud must not see them",
             file=sys.stderr,
         )
 
