@@ -57,12 +57,13 @@ ROWS = (
 
 
 def trials() -> list[Trial]:
-    """GA on every protected row, on networks also without labels; UWA on the pixel-wise rows."""
+    """GA on every protected row, on networks also without labels; UWA on those that no audit has put to it."""
     chosen = [Trial(scheme=row.scheme, attack="gan") for row in ROWS if row.scheme != "none"]
     chosen += [
         Trial(scheme=row.scheme, attack="gan", values=("labels=no",)) for row in ROWS if row.scheme not in SCHEMES
     ]
-    return chosen + [Trial(scheme=name, attack="unshared-weights") for name in ("pixel-same", "pixel-different")]
+    positions = ("pixel-same", "pixel-different", "gan-literal", "tanaka")
+    return chosen + [Trial(scheme=name, attack="unshared-weights") for name in positions]
 
 
 def shown(value: float | None, form: str) -> str:
